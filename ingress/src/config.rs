@@ -1,0 +1,258 @@
+//! The configuration, valid by construction: whoever holds a [`Config`] need not check it again.
+//!
+//! `config::file` is what an operator may write, `config::problems` is what is said about it. Everything else in the
+//! daemon sees only the types on this page.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::route::{ListenerName, PoolName, RouteSpec};
+
+/// One whole configuration: what `ingress check` accepts and the daemon runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub listeners: BTreeMap<ListenerName, ListenerConfig>,
+    pub routes: Vec<RouteSpec>,
+    pub pools: BTreeMap<PoolName, PoolConfig>,
+    pub limits: Limits,
+    pub admin: AdminConfig,
+    pub kernel: KernelConfig,
+    pub log: LogConfig,
+    /// Where last-good configurations are kept. Default `/var/lib/ingress`.
+    pub state_dir: PathBuf,
+}
+
+/// One bound port (or several addresses with the same behaviour).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerConfig {
+    pub bind: Vec<SocketAddr>,
+    /// `SO_BINDTODEVICE`: accept only what arrives on this device.
+    pub device: Option<String>,
+    pub protocol: ListenerProtocol,
+    /// Networks whose connections start with a PROXY protocol header. Empty: none do.
+    pub accept_proxy_from: Vec<IpNet>,
+    /// From accept to a whole ClientHello (or PROXY header).
+    pub hello_timeout: Duration,
+    /// No byte in either direction for this long ends a connection.
+    pub idle_timeout: Duration,
+    pub max_connections: u32,
+    /// Counted per client address (after an accepted PROXY header: per its source).
+    pub max_connections_per_source: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ListenerProtocol {
+    /// Routed by the ClientHello's SNI.
+    Tls { default: DefaultRoute },
+    /// Every connection goes to one pool; nothing is read before the handoff.
+    Tcp { pool: PoolName },
+}
+
+/// Where a TLS connection goes when no route claims its SNI, or it has none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DefaultRoute {
+    /// TLS alert `unrecognized_name` (RFC 6066 section 3), then close.
+    Reject,
+    Pool(PoolName),
+}
+
+/// A set of backends that can stand in for one another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    pub backends: Vec<BackendConfig>,
+    /// Used only while no backend of `backends` is up.
+    pub fallback: Vec<BackendConfig>,
+    pub balance: Balance,
+    pub proxy_protocol: ProxyProtocol,
+    pub connect_timeout: Duration,
+    /// How many further backends are tried after a failed connect.
+    pub connect_retries: u32,
+    pub handoff: HandoffPolicy,
+    pub health: Option<HealthConfig>,
+    /// What happens to a backend's live connections when its checks fail.
+    pub on_down: OnDown,
+    /// Weight ramps up linearly over this time after a backend returns. Zero: at once.
+    pub slow_start: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BackendConfig {
+    /// What logs, metrics and verbs call it; the address as written unless named.
+    pub name: String,
+    pub address: BackendAddress,
+    /// 0 takes no new connection.
+    pub weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BackendAddress {
+    Socket(SocketAddr),
+    /// Resolved again when its TTL ends; the last good answer is kept.
+    Dns {
+        host: String,
+        port: u16,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastConnections,
+    /// Consistent hash of the client address.
+    SourceHash,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    None,
+    V1,
+    V2(ProxyTlvs),
+}
+
+/// TLVs that are added to a PROXY v2 header (PROXY protocol section 2.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyTlvs {
+    pub authority: bool,
+    pub alpn: bool,
+    pub unique_id: bool,
+    pub crc32c: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandoffPolicy {
+    /// Every connection that can be handed off is.
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    Cut,
+    Keep,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthConfig {
+    pub probe: ProbeConfig,
+    /// Another port than the traffic's.
+    pub port: Option<u16>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Good probes in a row until a backend is up.
+    pub rise: u32,
+    /// Failed probes in a row until it is down.
+    pub fall: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProbeConfig {
+    Tcp,
+    /// A whole handshake; the certificate is not judged.
+    Tls {
+        server_name: Option<String>,
+    },
+    Http(HttpProbe),
+    Https {
+        http: HttpProbe,
+        server_name: Option<String>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpProbe {
+    pub path: String,
+    /// `Host` header; the backend's address unless given.
+    pub host: Option<String>,
+    /// Inclusive ranges of status codes that count as good.
+    pub expect: Vec<(u16, u16)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Over all listeners.
+    pub max_connections: u32,
+    /// How long a stopping daemon waits for connections that it still relays.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// The Unix socket that `ingress status` and the other verbs talk to.
+    pub socket: PathBuf,
+    /// `/metrics` and `/stats`; `None`: no TCP listener.
+    pub http: Option<AdminHttpConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminHttpConfig {
+    pub bind: Vec<SocketAddr>,
+    /// HTTP basic auth; the variables' values are read once at start and at reload.
+    pub basic_auth: Option<BasicAuthEnv>,
+}
+
+/// Names of the environment variables that hold user and password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BasicAuthEnv {
+    pub username_env: String,
+    pub password_env: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelConfig {
+    pub enabled: bool,
+    /// Devices that get the programs; empty: every device that carries a route to a client or a backend.
+    pub interfaces: Vec<String>,
+    /// Source ports towards backends, inclusive. Kept out of the host's own choice by `ip_local_reserved_ports`.
+    pub port_range: (u16, u16),
+    /// Slots for connections that run in the kernel; `None`: sized from the host's memory.
+    pub max_connections: Option<u32>,
+    /// bpffs directory; the ABI version is appended.
+    pub pin_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    pub connections: ConnectionLog,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionLog {
+    None,
+    /// One line at the end of each connection.
+    End,
+    /// One at its start too.
+    Both,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: 200_000, drain_timeout: Duration::from_secs(30) }
+    }
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interfaces: Vec::new(),
+            port_range: (20_000, 32_767),
+            max_connections: None,
+            pin_dir: PathBuf::from("/sys/fs/bpf/ingress"),
+        }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { socket: PathBuf::from("/run/ingress/admin.sock"), http: None }
+    }
+}
+
+impl AdminHttpConfig {
+    /// Where S1's stats page stands unless told otherwise.
+    pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404);
+}

@@ -1,0 +1,29 @@
+//! One immutable generation of everything the traffic plane reads. Published by `control`, swapped in place.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::balance::Pool;
+use crate::config::Config;
+use crate::route::{PoolName, RouteTable};
+
+/// Counts published snapshots, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[derive(Debug)]
+pub struct Snapshot {
+    pub generation: Generation,
+    pub published: SystemTime,
+    pub config: Arc<Config>,
+    pub routes: RouteTable,
+    pub pools: BTreeMap<PoolName, Arc<Pool>>,
+}
