@@ -1,0 +1,302 @@
+//! tc ingress: the splice.
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
+use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, REUSED, State};
+use ingress_ebpf::event::Kind;
+use ingress_ebpf::flow::{
+    Direction, FlowEntry, ListenerKey, SYN_ECN_CLEARED, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen,
+};
+use ingress_ebpf::header::{ACK, AE, CWR, ECE, FIN, RST, SYN, TCP_LEN};
+use ingress_ebpf::proof::{self, observe};
+use ingress_ebpf::rewrite::{Difference, Sum, Translation, before};
+use ingress_ebpf::verdict::{Action, Verdict};
+
+use super::maps::{CONNECTIONS, FLOWS, LISTENERS, SYNS, count, declare_labels, tell};
+use super::options::{prepare_syn, translate_sack};
+use super::packet::{Headers, Look, Odd, Packet};
+
+#[classifier]
+pub(crate) fn ingress_tc_in(context: TcContext) -> i32 {
+    let packet = Packet::new(&context);
+    if packet.device() == u32::MAX {
+        // Never true; a program that refers to the map keeps it in the object.
+        return declare_labels() as i32;
+    }
+    let (verdict, output) = judge(&packet);
+    count(verdict);
+    if verdict.action() == Action::Drop {
+        debug!(
+            &context,
+            "dropped on ingress: verdict {}, device {}, {} bytes",
+            verdict as u32,
+            packet.device(),
+            packet.len()
+        );
+    }
+    match verdict.action() {
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        // SAFETY: no parameters: the helper finds the neighbour by a route lookup on that device.
+        Action::Redirect => unsafe { bpf_redirect_neigh(output, core::ptr::null_mut(), 0, 0) as i32 },
+        // SAFETY: a plain call.
+        Action::Reflect => unsafe { bpf_redirect(output, 0) as i32 },
+    }
+}
+
+/// The verdict and the output device.
+#[inline(always)]
+fn judge(packet: &Packet) -> (Verdict, u32) {
+    let headers = match packet.look() {
+        Look::Other => return (Verdict::Miss, 0),
+        Look::Odd(key, odd) => {
+            // SAFETY: entries are never changed after they were inserted.
+            let live = unsafe { FLOWS.get(key) }.is_some();
+            return match odd {
+                Odd::Options if live => (Verdict::DropIpOptions, 0),
+                Odd::Fragment if live => (Verdict::DropFragment, 0),
+                Odd::Options | Odd::Fragment => (Verdict::Miss, 0),
+            };
+        }
+        Look::Tcp(headers) => headers,
+    };
+    // SAFETY: as above.
+    let Some(entry) = (unsafe { FLOWS.get(headers.key) }) else {
+        if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
+            return (new_connection(packet, headers), 0);
+        }
+        return (Verdict::Miss, 0);
+    };
+    let entry = *entry;
+    let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else { return (Verdict::DropStale, 0) };
+    // SAFETY: array map values live as long as the map. Words are written by one side each; a torn view of two words is
+    // possible and harmless, since every decision rests on one of them.
+    let connection = unsafe { &mut *connection };
+    if connection.generation != entry.generation {
+        return (Verdict::DropStale, 0);
+    }
+    on_flow(packet, headers, &entry, connection)
+}
+
+#[inline(always)]
+fn on_flow(packet: &Packet, mut headers: Headers, entry: &FlowEntry, connection: &mut Connection) -> (Verdict, u32) {
+    let header_len = headers.tcp.header_len();
+    let total_len = packet_len(packet, &headers);
+    if header_len < TCP_LEN || total_len < 20 + header_len as u32 {
+        return (Verdict::DropMalformed, 0);
+    }
+    let len = total_len - 20 - header_len as u32;
+    let flags = headers.tcp.flags;
+
+    match State::from_u32(connection.state) {
+        Some(State::Armed | State::Spliced | State::Draining) => {}
+        Some(State::Cut) => return (answer_with_rst(packet, headers, len), packet.device()),
+        Some(State::Free) | None => return (Verdict::DropStale, 0),
+    }
+    if headers.ip.ttl <= 1 {
+        return (Verdict::DropTtl, 0);
+    }
+
+    let direction =
+        if entry.direction == Direction::ToBackend as u32 { Direction::ToBackend } else { Direction::ToClient };
+    if flags & SYN != 0
+        && let Some(verdict) = on_syn(&headers, direction, connection)
+    {
+        return (verdict, 0);
+    }
+
+    let seq = u32::from_be(headers.tcp.seq);
+    let ack = u32::from_be(headers.tcp.ack);
+    let window = u16::from_be(headers.tcp.window) as u32;
+    let translation = Translation::of(connection, direction);
+    let (seen, first_ack) = match direction {
+        Direction::ToBackend => {
+            (proof::Packet { seq, ack, len, flags, window: window << (connection.scale.client & 15) }, false)
+        }
+        Direction::ToClient => {
+            let acked = connection.from_backend.flags & FIRST_FLIGHT_ACKED != 0;
+            if !acked && flags & RST == 0 && before(ack, connection.min_ack) {
+                let pure_ack = len == 0 && flags & FIN == 0;
+                return (if pure_ack { Verdict::ToLocalSocket } else { Verdict::DropEarlyData }, 0);
+            }
+            if !acked {
+                // Our socket sent the first flight, so no packet of the client has shown its end.
+                let sent = connection.min_ack.wrapping_sub(connection.to_backend_delta);
+                if before(connection.from_client.high, sent) {
+                    connection.from_client.high = sent;
+                }
+            }
+            let seen = proof::Packet {
+                seq: seq.wrapping_add(connection.to_client_delta),
+                ack: ack.wrapping_sub(connection.to_backend_delta),
+                len,
+                flags,
+                window: window << (connection.scale.backend & 15),
+            };
+            (seen, !acked)
+        }
+    };
+
+    // SAFETY: a plain call.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let (own, other) = match direction {
+        Direction::ToBackend => (&mut connection.from_client, &connection.from_backend),
+        Direction::ToClient => (&mut connection.from_backend, &connection.from_client),
+    };
+    let ended_before = Connection::ended(own.flags, other.flags);
+    let proven = observe(own, other, &seen, now);
+    if proven && first_ack && flags & RST == 0 {
+        own.flags |= FIRST_FLIGHT_ACKED;
+        tell(Kind::FirstFlightAcked, entry.slot, entry.generation);
+    }
+    if !ended_before && Connection::ended(own.flags, other.flags) {
+        tell(Kind::Ended, entry.slot, entry.generation);
+    }
+    let start = own.start;
+
+    let difference = translation.apply(&mut headers.ip, &mut headers.tcp);
+    if packet.write(&headers, difference).is_none() {
+        return (Verdict::DropRewriteFailed, 0);
+    }
+    if header_len > TCP_LEN
+        && translate_sack(
+            packet.raw(),
+            header_len,
+            translation.ack_delta,
+            receiver_start(start, direction, connection),
+            u32::from_be(headers.tcp.ack),
+        )
+        .is_none()
+    {
+        return (Verdict::DropRewriteFailed, 0);
+    }
+    match direction {
+        _ if !proven => (Verdict::SplicedUnproven, connection.ifindex[entry.direction as usize & 1]),
+        Direction::ToBackend => (Verdict::SplicedToBackend, connection.ifindex[0]),
+        Direction::ToClient => (Verdict::SplicedToClient, connection.ifindex[1]),
+    }
+}
+
+/// Where the acknowledged stream begins, in the numbers of whoever receives the acknowledgement.
+#[inline(always)]
+fn receiver_start(start: u32, direction: Direction, connection: &Connection) -> u32 {
+    match direction {
+        Direction::ToBackend => start.wrapping_sub(connection.to_client_delta),
+        Direction::ToClient => start,
+    }
+}
+
+/// A SYN on the tuple of a flow. Either end may reuse its port: if the old connection is over, the stack takes the new one.
+/// `None`: the client's SYN meets a live connection and goes to the backend, as any router would send it; the answer is a
+/// challenge ACK, by which a client that lost its state ends the old connection (RFC 5961 section 4).
+#[inline(always)]
+fn on_syn(headers: &Headers, direction: Direction, connection: &mut Connection) -> Option<Verdict> {
+    if Connection::ended(connection.from_client.flags, connection.from_backend.flags) {
+        let half = match direction {
+            Direction::ToBackend => &mut connection.from_client,
+            Direction::ToClient => &mut connection.from_backend,
+        };
+        half.flags |= REUSED;
+        let _ = FLOWS.remove(headers.key);
+        return Some(Verdict::SynOnEnded);
+    }
+    match direction {
+        Direction::ToBackend if headers.tcp.flags & ACK == 0 => None,
+        // The answer to our own SYN, sent again: it belongs to our socket as long as there is one.
+        Direction::ToClient if connection.from_backend.flags & FIRST_FLIGHT_ACKED == 0 => Some(Verdict::ToLocalSocket),
+        Direction::ToBackend | Direction::ToClient => Some(Verdict::DropSyn),
+    }
+}
+
+/// A SYN without a flow. For a listener, it is made ready for a later handoff: no timestamps, no ECN.
+#[inline(always)]
+fn new_connection(packet: &Packet, mut headers: Headers) -> Verdict {
+    let mut listener =
+        ListenerKey { address: headers.key.destination, port: headers.key.destination_port, reserved: [0; 2] };
+    // SAFETY: entries are never changed after they were inserted.
+    if unsafe { LISTENERS.get(listener) }.is_none() {
+        listener.address = [0; 16];
+        // SAFETY: as above.
+        if unsafe { LISTENERS.get(listener) }.is_none() {
+            return Verdict::Miss;
+        }
+    }
+    let header_len = headers.tcp.header_len();
+    if header_len < TCP_LEN {
+        return Verdict::Miss;
+    }
+    let mut flags = 0;
+    let (offset, bits) = (headers.tcp.offset, headers.tcp.flags);
+    if bits & (ECE | CWR) != 0 || offset & AE != 0 {
+        headers.tcp.flags &= !(ECE | CWR);
+        headers.tcp.offset &= !AE;
+        let mut sum = Sum::default();
+        sum.replace16(u16::from_ne_bytes([offset, bits]), u16::from_ne_bytes([headers.tcp.offset, headers.tcp.flags]));
+        if packet.write(&headers, Difference { pseudo: 0, header: sum.fold32() }).is_none() {
+            return Verdict::DropRewriteFailed;
+        }
+        flags |= SYN_ECN_CLEARED;
+    }
+    let Some(found) = prepare_syn(packet.raw(), header_len, false) else { return Verdict::DropRewriteFailed };
+    if found.timestamp {
+        flags |= SYN_TIMESTAMP_REMOVED;
+    }
+    if found.sack_permitted {
+        flags |= SYN_SACK;
+    }
+    // SAFETY: a plain call.
+    let seen = SynSeen { at: unsafe { bpf_ktime_get_ns() }, ifindex: packet.arrived_on(), flags };
+    let _ = SYNS.insert(headers.key, seen, 0);
+    Verdict::SynPrepared
+}
+
+/// Turns the packet into an RST to its sender: addresses and ports change places (which no checksum notices), the number is
+/// the one that the sender itself expects. Payload stays: an RST may carry it (RFC 1122 section 4.2.2.12), and so the
+/// checksum needs no second look at it.
+#[inline(always)]
+fn answer_with_rst(packet: &Packet, mut headers: Headers, len: u32) -> Verdict {
+    if headers.tcp.has(RST) || !headers.tcp.has(ACK) {
+        return Verdict::DropStale;
+    }
+    let fin = headers.tcp.has(FIN) as u32;
+    let old = headers.tcp;
+    let end = u32::from_be(old.seq).wrapping_add(len).wrapping_add(fin);
+    core::mem::swap(&mut headers.ip.source, &mut headers.ip.destination);
+    headers.tcp.source_port = old.destination_port;
+    headers.tcp.destination_port = old.source_port;
+    headers.tcp.seq = old.ack;
+    headers.tcp.ack = end.to_be();
+    headers.tcp.flags = RST | ACK;
+    headers.tcp.window = 0;
+    let mut sum = Sum::default();
+    // seq := ack leaves the sum as if the old seq had been replaced by the new ack.
+    sum.replace32(old.seq, headers.tcp.ack);
+    sum.replace16(
+        u16::from_ne_bytes([old.offset, old.flags]),
+        u16::from_ne_bytes([headers.tcp.offset, headers.tcp.flags]),
+    );
+    sum.replace16(old.window, 0);
+    let written = packet.write(&headers, Difference { pseudo: 0, header: sum.fold32() });
+    if written.is_none() || packet.swap_ethernet_addresses().is_none() {
+        return Verdict::DropRewriteFailed;
+    }
+    Verdict::CutAnswered
+}
+
+/// IPv4 total length; a GSO packet above 64 KiB carries zero there, and an Ethernet frame may be padded, so neither length
+/// alone will do.
+#[inline(always)]
+fn packet_len(packet: &Packet, headers: &Headers) -> u32 {
+    let stated = u16::from_be(headers.ip.total_len) as u32;
+    let carried = packet.len().wrapping_sub(14);
+    if stated == 0 {
+        carried
+    } else if stated > carried {
+        0
+    } else {
+        stated
+    }
+}

@@ -1,0 +1,100 @@
+//! tc egress: keeps our own host silent on handed-off tuples, and prepares our SYNs towards backends.
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_clone_redirect, bpf_ktime_get_ns};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
+use ingress_ebpf::connection::{FIRST_FLIGHT_ACKED, State};
+use ingress_ebpf::flow::{Direction, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen};
+use ingress_ebpf::header::{ACK, FIN, RST, SYN, TCP_LEN};
+use ingress_ebpf::names::{PRIORITY_BYPASS, PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_TWICE};
+use ingress_ebpf::verdict::{Action, Verdict};
+
+use super::maps::{CONNECTIONS, FLOWS, SYNS, count};
+use super::options::prepare_syn;
+use super::packet::{Headers, Look, Packet};
+
+const SYN_REQUESTS: u32 = PRIORITY_SYN_NO_SACK | PRIORITY_SYN_TWICE;
+
+#[classifier]
+pub(crate) fn ingress_tc_out(context: TcContext) -> i32 {
+    let packet = Packet::new(&context);
+    // What came in by a device is being forwarded: spliced by us, or routed by the host. Only our own stack's packets matter.
+    if packet.arrived_on() != 0 {
+        return TC_ACT_UNSPEC;
+    }
+    let verdict = judge(&packet);
+    if verdict != Verdict::Miss {
+        count(verdict);
+    }
+    match verdict.action() {
+        Action::Drop => {
+            debug!(
+                &context,
+                "dropped on egress: verdict {}, device {}, {} bytes",
+                verdict as u32,
+                packet.device(),
+                packet.len()
+            );
+            TC_ACT_SHOT
+        }
+        Action::Pass | Action::Redirect | Action::Reflect => TC_ACT_UNSPEC,
+    }
+}
+
+#[inline(always)]
+fn judge(packet: &Packet) -> Verdict {
+    let Look::Tcp(headers) = packet.look() else { return Verdict::Miss };
+    let priority = packet.priority();
+    if priority == PRIORITY_BYPASS {
+        packet.set_priority(0);
+        return Verdict::Miss;
+    }
+    if priority & !SYN_REQUESTS == PRIORITY_SYN {
+        // The socket keeps the tag for life; queueing disciplines must not see it.
+        packet.set_priority(0);
+        if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
+            return backend_syn(packet, &headers, priority);
+        }
+    }
+    // The flow whose packets this one would answer.
+    // SAFETY: entries are never changed after they were inserted.
+    let Some(entry) = (unsafe { FLOWS.get(headers.key.reversed()) }) else { return Verdict::Miss };
+    let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else { return Verdict::Miss };
+    // SAFETY: array map values live as long as the map.
+    let connection = unsafe { &*connection };
+    if connection.generation != entry.generation {
+        return Verdict::Miss;
+    }
+    let to_backend = entry.direction == Direction::ToClient as u32;
+    let still_ours = connection.state == State::Armed as u32 && connection.from_backend.flags & FIRST_FLIGHT_ACKED == 0;
+    // Our backend socket still delivers the first flight; our client socket has nothing left to say.
+    if to_backend && still_ours { Verdict::Miss } else { Verdict::DropLocalStack }
+}
+
+#[inline(always)]
+fn backend_syn(packet: &Packet, headers: &Headers, priority: u32) -> Verdict {
+    let header_len = headers.tcp.header_len();
+    if header_len < TCP_LEN {
+        return Verdict::Miss;
+    }
+    let Some(found) = prepare_syn(packet.raw(), header_len, priority & PRIORITY_SYN_NO_SACK != 0) else {
+        return Verdict::DropRewriteFailed;
+    };
+    let mut flags = 0;
+    if found.timestamp {
+        flags |= SYN_TIMESTAMP_REMOVED;
+    }
+    if found.sack_permitted && priority & PRIORITY_SYN_NO_SACK == 0 {
+        flags |= SYN_SACK;
+    }
+    // SAFETY: a plain call.
+    let seen = SynSeen { at: unsafe { bpf_ktime_get_ns() }, ifindex: packet.device(), flags };
+    let _ = SYNS.insert(headers.key.reversed(), seen, 0);
+    if priority & PRIORITY_SYN_TWICE != 0 {
+        // SAFETY: the helper clones the packet; the clone's priority is cleared, so it passes here as any other.
+        unsafe { bpf_clone_redirect(packet.raw(), packet.device(), 0) };
+    }
+    Verdict::SynPreparedOut
+}

@@ -1,0 +1,34 @@
+//! What the kernel tells the daemon through the ring buffer `ingress_events`. Events only hasten what the daemon's periodic
+//! scan of `ingress_conns` finds by itself: a lost one delays, never corrupts.
+
+/// One record of the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// [`Kind`] as a number.
+    pub kind: u32,
+    pub slot: u32,
+    pub generation: u32,
+    pub reserved: u32,
+}
+
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The backend has acknowledged the first flight: our backend socket can go.
+    FirstFlightAcked = 1,
+    /// Both FINs acknowledged or a proven RST: the connection is over.
+    Ended = 2,
+}
+
+impl Kind {
+    pub const fn from_u32(kind: u32) -> Option<Self> {
+        match kind {
+            1 => Some(Self::FirstFlightAcked),
+            2 => Some(Self::Ended),
+            _ => None,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Event>() == 16);

@@ -1,0 +1,104 @@
+//! Keys of the flow table: which packets belong to a handed-off connection.
+
+/// An IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291 section 2.5.5.2), in network byte order.
+pub type Address = [u8; 16];
+
+/// The source and destination of a packet as it arrives. Key of `ingress_flows`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub source: Address,
+    pub destination: Address,
+    /// Network byte order.
+    pub source_port: [u8; 2],
+    /// Network byte order.
+    pub destination_port: [u8; 2],
+}
+
+/// Which connection a packet belongs to and which way it goes. Value of `ingress_flows`; written once by the daemon.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// Index into `ingress_conns`.
+    pub slot: u32,
+    /// Must equal the connection's; a mismatch means that the slot has been given to another connection.
+    pub generation: u32,
+    /// [`Direction`] as a number.
+    pub direction: u32,
+    pub reserved: u32,
+}
+
+/// Where a flow's packets are going.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    ToBackend = 0,
+    ToClient = 1,
+}
+
+/// Key of `ingress_listen`: an address and port whose connections may be handed off. A zero address stands for all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    pub address: Address,
+    /// Network byte order.
+    pub port: [u8; 2],
+    pub reserved: [u8; 2],
+}
+
+/// What a SYN said when it crossed our programs. Value of `ingress_syns`; its presence proves that the handshake's wire
+/// addresses are the sockets' own: no NAT stands between the programs and the stack.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SynSeen {
+    /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
+    pub at: u64,
+    /// Device that it arrived on or leaves by.
+    pub ifindex: u32,
+    /// `SYN_*` bits.
+    pub flags: u32,
+}
+
+/// The timestamp option was there and has been overwritten with NOPs.
+pub const SYN_TIMESTAMP_REMOVED: u32 = 1;
+/// SACK-permitted was offered (and left in place).
+pub const SYN_SACK: u32 = 2;
+/// ECN was asked for and cleared.
+pub const SYN_ECN_CLEARED: u32 = 4;
+
+impl FlowKey {
+    /// The key of the packets that answer this one.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+}
+
+/// `address` in network byte order, as it stands in an IPv4 header.
+#[inline(always)]
+pub const fn mapped(address: [u8; 4]) -> Address {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 36);
+const _: () = assert!(size_of::<FlowEntry>() == 16);
+const _: () = assert!(size_of::<ListenerKey>() == 20);
+const _: () = assert!(size_of::<SynSeen>() == 16);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), integers and byte arrays only, every byte pattern valid; the sizes asserted above leave no padding.
+    unsafe impl aya::Pod for super::FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::FlowEntry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ListenerKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SynSeen {}
+}

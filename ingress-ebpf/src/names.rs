@@ -1,0 +1,35 @@
+//! Names and numbers that outlive a process: pins, maps, programs, packet tags.
+
+/// Layout of everything pinned. Any change to a shared struct or to a map's meaning takes the next number; the pin
+/// directory carries it, so two builds never read one another's maps by mistake.
+pub const ABI: u32 = 1;
+
+/// Map names are at most 15 bytes, so that `bpftool map` shows them whole.
+pub mod map {
+    pub const FLOWS: &str = "ingress_flows";
+    pub const CONNECTIONS: &str = "ingress_conns";
+    pub const LABELS: &str = "ingress_labels";
+    pub const LISTENERS: &str = "ingress_listen";
+    pub const SYNS: &str = "ingress_syns";
+    pub const VERDICTS: &str = "ingress_verdict";
+    pub const EVENTS: &str = "ingress_events";
+
+    /// Those that are pinned, in no particular order.
+    pub const PINNED: &[&str] = &[FLOWS, CONNECTIONS, LABELS, LISTENERS, SYNS, VERDICTS, EVENTS];
+}
+
+pub mod program {
+    pub const TC_IN: &str = "ingress_tc_in";
+    pub const TC_OUT: &str = "ingress_tc_out";
+}
+
+/// `SO_PRIORITY` of a socket that connects to a backend: tc egress prepares its SYN for a handoff. The priority carries the
+/// request because, unlike a firewall mark, it takes no part in routing and no operator's rule set uses these values.
+pub const PRIORITY_SYN: u32 = 0x4947_0000;
+/// Added to [`PRIORITY_SYN`]: the client did not offer SACK, so the backend must not be offered it either.
+pub const PRIORITY_SYN_NO_SACK: u32 = 0x10;
+/// Added to [`PRIORITY_SYN`]: send the SYN twice, so that the backend takes no RTT sample from this near handshake (Karn)
+/// and its first sample is the client's true RTT.
+pub const PRIORITY_SYN_TWICE: u32 = 0x20;
+/// `SO_PRIORITY` of the daemon's raw socket: tc egress lets its RSTs pass although they are sent on a handed-off tuple.
+pub const PRIORITY_BYPASS: u32 = 0x4947_ff00;

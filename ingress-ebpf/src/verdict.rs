@@ -1,0 +1,122 @@
+//! Everything that can happen to a packet, on one screen. Each verdict is a counter in `ingress_verdict`.
+
+/// What a program decided about one packet.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not IPv4 TCP, or no flow entry: the host's own business.
+    Miss = 0,
+    SplicedToBackend,
+    SplicedToClient,
+    /// Spliced, but its sequence numbers do not prove the sender: no state was changed.
+    SplicedUnproven,
+    /// The backend acknowledges part of the first flight, which our socket still has to complete.
+    ToLocalSocket,
+    /// A listener's SYN, timestamps and ECN removed.
+    SynPrepared,
+    /// A SYN of ours towards a backend, timestamps removed.
+    SynPreparedOut,
+    /// A SYN on an ended connection: the entries are gone, the stack takes it.
+    SynOnEnded,
+    /// Answered with an RST: the connection has been cut.
+    CutAnswered,
+    /// Dropped: backend data before the first flight is acknowledged; it will be sent again.
+    DropEarlyData,
+    /// Dropped: a fragment of a live flow.
+    DropFragment,
+    /// Dropped: IP options on a live flow.
+    DropIpOptions,
+    /// Dropped: a TCP header that does not fit its packet.
+    DropMalformed,
+    /// Dropped: the flow entry names a slot that is no longer its own.
+    DropStale,
+    /// Dropped: a SYN or SYN-ACK that cannot belong to a live flow.
+    DropSyn,
+    /// Dropped: the time to live is used up.
+    DropTtl,
+    /// Dropped on egress: our host's stack spoke on a handed-off tuple.
+    DropLocalStack,
+    /// Dropped: a helper failed to change the packet.
+    DropRewriteFailed,
+}
+
+impl Verdict {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
+        Self::Miss,
+        Self::SplicedToBackend,
+        Self::SplicedToClient,
+        Self::SplicedUnproven,
+        Self::ToLocalSocket,
+        Self::SynPrepared,
+        Self::SynPreparedOut,
+        Self::SynOnEnded,
+        Self::CutAnswered,
+        Self::DropEarlyData,
+        Self::DropFragment,
+        Self::DropIpOptions,
+        Self::DropMalformed,
+        Self::DropStale,
+        Self::DropSyn,
+        Self::DropTtl,
+        Self::DropLocalStack,
+        Self::DropRewriteFailed,
+    ];
+
+    /// What the kernel does with the packet.
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        match self {
+            Self::Miss | Self::ToLocalSocket | Self::SynPrepared | Self::SynPreparedOut | Self::SynOnEnded => {
+                Action::Pass
+            }
+            Self::SplicedToBackend | Self::SplicedToClient | Self::SplicedUnproven => Action::Redirect,
+            Self::CutAnswered => Action::Reflect,
+            Self::DropEarlyData
+            | Self::DropFragment
+            | Self::DropIpOptions
+            | Self::DropMalformed
+            | Self::DropStale
+            | Self::DropSyn
+            | Self::DropTtl
+            | Self::DropLocalStack
+            | Self::DropRewriteFailed => Action::Drop,
+        }
+    }
+
+    /// The metric's label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Miss => "miss",
+            Self::SplicedToBackend => "spliced_to_backend",
+            Self::SplicedToClient => "spliced_to_client",
+            Self::SplicedUnproven => "spliced_unproven",
+            Self::ToLocalSocket => "to_local_socket",
+            Self::SynPrepared => "syn_prepared",
+            Self::SynPreparedOut => "syn_prepared_out",
+            Self::SynOnEnded => "syn_on_ended",
+            Self::CutAnswered => "cut_answered",
+            Self::DropEarlyData => "drop_early_data",
+            Self::DropFragment => "drop_fragment",
+            Self::DropIpOptions => "drop_ip_options",
+            Self::DropMalformed => "drop_malformed",
+            Self::DropStale => "drop_stale",
+            Self::DropSyn => "drop_syn",
+            Self::DropTtl => "drop_ttl",
+            Self::DropLocalStack => "drop_local_stack",
+            Self::DropRewriteFailed => "drop_rewrite_failed",
+        }
+    }
+}
+
+/// What a verdict means to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// On to the next program on the hook, and to the stack.
+    Pass,
+    /// Out by the flow's device.
+    Redirect,
+    /// Back out by the device that it came from.
+    Reflect,
+    Drop,
+}
