@@ -1,25 +1,326 @@
 //! Pool state: who the backends are, which are up, and which one takes the next connection.
 //!
 //! A [`Pool`] belongs to one snapshot; a [`Backend`] outlives it: an unchanged backend is the same `Arc` in the next
-//! snapshot, with its health, counters and slow start.
+//! snapshot, with its health, counters and slow start. Nothing here opens a socket or waits.
 
+mod backend;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod hash;
+mod select;
+mod view;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::config::PoolConfig;
+use crate::config::{BackendConfig, Balance, PoolConfig};
 use crate::route::PoolName;
+
+pub use backend::{Backend, Check, Health, HealthState};
+pub use view::{BackendView, CheckView, PoolView};
+
+use select::{Candidate, Rotation};
 
 /// One pool of one snapshot.
 #[derive(Debug)]
 pub struct Pool {
     pub name: PoolName,
     pub config: PoolConfig,
+    /// In the order of `config.backends`.
     pub backends: Vec<Arc<Backend>>,
+    /// In the order of `config.fallback`.
     pub fallback: Vec<Arc<Backend>>,
+    rotation: Arc<Rotation>,
+    fallback_rotation: Arc<Rotation>,
 }
 
-/// One backend: identity, health and counters. Shared by all snapshots that name it unchanged.
-#[derive(Debug)]
-pub struct Backend {
-    pub pool: PoolName,
-    pub name: String,
+/// Where the next connection goes.
+#[derive(Clone, Debug)]
+pub struct Pick {
+    pub backend: Arc<Backend>,
+    pub address: SocketAddr,
+}
+
+impl Pool {
+    /// Takes over every unchanged backend (same pool name, same name and address) from `previous` with its health,
+    /// counters and slow start, also when its weight, its list or the pool's health checks changed.
+    pub fn new(name: PoolName, config: PoolConfig, previous: Option<&Self>) -> Self {
+        let previous = previous.filter(|pool| pool.name == name);
+        let carry = |list: &[BackendConfig]| {
+            list.iter()
+                .map(|wanted| {
+                    previous
+                        .and_then(|pool| pool.all().find(|b| b.is(wanted)))
+                        .map_or_else(|| Arc::new(Backend::new(name.clone(), wanted)), Arc::clone)
+                })
+                .collect::<Vec<_>>()
+        };
+        let backends = carry(&config.backends);
+        let fallback = carry(&config.fallback);
+        // Whose turn it is stays known over reloads, else every reload would favour the first backend.
+        let rotation = match previous {
+            Some(pool) if pool.config.backends == config.backends => Arc::clone(&pool.rotation),
+            Some(_) | None => Arc::new(Rotation::new(backends.len())),
+        };
+        let fallback_rotation = match previous {
+            Some(pool) if pool.config.fallback == config.fallback => Arc::clone(&pool.fallback_rotation),
+            Some(_) | None => Arc::new(Rotation::new(fallback.len())),
+        };
+        Self { name, config, backends, fallback, rotation, fallback_rotation }
+    }
+
+    /// The next backend for this client, skipping those in `tried`. `None`: nothing is usable, or all were tried.
+    ///
+    /// Usable is a backend that is up, resolved and of a weight above 0. The fallback list serves only while no primary
+    /// is usable: a failed connect to the last primary is not enough.
+    ///
+    /// Costs one pass over the list: about 0.1 us for 10 backends, 4 us (source hash: 16 us) for 1000.
+    pub fn pick(&self, client: IpAddr, tried: &[Arc<Backend>], now: Instant) -> Option<Pick> {
+        let mut list = &self.backends;
+        let mut rotation = &self.rotation;
+        let mut candidates = self.usable(list, &self.config.backends, now);
+        if candidates.is_empty() {
+            list = &self.fallback;
+            rotation = &self.fallback_rotation;
+            candidates = self.usable(list, &self.config.fallback, now);
+        }
+        if !tried.is_empty() {
+            candidates.retain(|c| !tried.iter().any(|t| Arc::ptr_eq(t, &list[c.index])));
+        }
+        let (index, key) = match self.config.balance {
+            Balance::RoundRobin => (rotation.next(&candidates)?, None),
+            Balance::LeastConnections => {
+                select::keep_least_loaded(&mut candidates, |index| list[index].in_flight());
+                (rotation.next(&candidates)?, None)
+            }
+            Balance::SourceHash => {
+                let client = client.to_canonical();
+                (hash::choose(&candidates, client, |index| list[index].hash_seed())?, Some(client))
+            }
+        };
+        let backend = Arc::clone(list.get(index)?);
+        let address = backend.next_address(key)?;
+        Some(Pick { backend, address })
+    }
+
+    /// By the name that logs and verbs use; primaries first.
+    pub fn find(&self, backend_name: &str) -> Option<&Arc<Backend>> {
+        self.all().find(|b| b.name == backend_name)
+    }
+
+    /// Primaries, then the fallback list.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends.iter().chain(&self.fallback)
+    }
+
+    /// What admin, metrics and the stats page show.
+    pub fn view(&self, now: Instant) -> PoolView {
+        view::pool(self, now)
+    }
+
+    fn usable(&self, list: &[Arc<Backend>], config: &[BackendConfig], now: Instant) -> Vec<Candidate> {
+        list.iter()
+            .zip(config)
+            .enumerate()
+            .filter(|(_, (backend, config))| config.weight > 0 && backend.is_up() && backend.is_resolved())
+            .map(|(index, (backend, config))| Candidate {
+                index,
+                weight: backend.effective_weight(config.weight, self.config.slow_start, now),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::fixture::{backend, mark, pool_config};
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+
+    fn pool(config: PoolConfig) -> Pool {
+        Pool::new(PoolName::new("web"), config, None)
+    }
+
+    fn names(pool: &Pool, picks: usize) -> BTreeMap<String, usize> {
+        let now = Instant::now();
+        let mut counts = BTreeMap::new();
+        for _ in 0..picks {
+            let name = pool.pick(CLIENT, &[], now).map_or_else(|| "none".into(), |p| p.backend.name.clone());
+            *counts.entry(name).or_default() += 1;
+        }
+        counts
+    }
+
+    fn counts<const N: usize>(expected: [(&str, usize); N]) -> BTreeMap<String, usize> {
+        expected.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+    }
+
+    #[test]
+    fn round_robin_follows_the_weights() {
+        let pool = pool(pool_config([backend("a", 3), backend("b", 1)], []));
+        assert_eq!(names(&pool, 400), counts([("a", 300), ("b", 100)]));
+    }
+
+    #[test]
+    fn weight_zero_takes_no_connection() {
+        let pool = pool(pool_config([backend("a", 0), backend("b", 1)], []));
+        assert_eq!(names(&pool, 10), counts([("b", 10)]));
+    }
+
+    #[test]
+    fn a_down_backend_takes_no_connection() {
+        let pool = pool(pool_config([backend("a", 1), backend("b", 1)], []));
+        mark(&pool.backends[0], HealthState::Down);
+        assert_eq!(names(&pool, 10), counts([("b", 10)]));
+    }
+
+    #[test]
+    fn fallback_serves_only_while_no_primary_is_up() {
+        let pool = pool(pool_config([backend("a", 1), backend("b", 1)], [backend("spare", 1)]));
+        mark(&pool.backends[0], HealthState::Down);
+        assert_eq!(names(&pool, 10), counts([("b", 10)]));
+        mark(&pool.backends[1], HealthState::Down);
+        assert_eq!(names(&pool, 10), counts([("spare", 10)]));
+        mark(&pool.backends[0], HealthState::Up);
+        assert_eq!(names(&pool, 10), counts([("a", 10)]));
+    }
+
+    #[test]
+    fn nothing_is_picked_when_everything_is_down() {
+        let pool = pool(pool_config([backend("a", 1)], [backend("spare", 1)]));
+        pool.all().for_each(|b| mark(b, HealthState::Down));
+        assert_eq!(names(&pool, 1), counts([("none", 1)]));
+    }
+
+    #[test]
+    fn a_tried_backend_is_not_picked_again() {
+        for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::SourceHash] {
+            let mut config = pool_config([backend("a", 1), backend("b", 1), backend("c", 1)], [backend("spare", 1)]);
+            config.balance = balance;
+            let pool = pool(config);
+            let mut tried = Vec::new();
+            while let Some(pick) = pool.pick(CLIENT, &tried, Instant::now()) {
+                assert!(tried.iter().all(|t| !Arc::ptr_eq(t, &pick.backend)), "{balance:?} picked one twice");
+                tried.push(pick.backend);
+            }
+            assert_eq!(tried.len(), 3, "{balance:?} tries each primary once and no fallback");
+        }
+    }
+
+    #[test]
+    fn least_connections_fills_by_weight() {
+        let mut config = pool_config([backend("a", 3), backend("b", 1)], []);
+        config.balance = Balance::LeastConnections;
+        let pool = pool(config);
+        for _ in 0..400 {
+            let pick = pool.pick(CLIENT, &[], Instant::now()).expect("both are up");
+            pick.backend.connection_started();
+        }
+        assert_eq!(pool.backends[0].in_flight(), 300);
+        assert_eq!(pool.backends[1].in_flight(), 100);
+    }
+
+    #[test]
+    fn source_hash_keeps_a_client_at_its_backend() {
+        let mut config = pool_config([backend("a", 1), backend("b", 1), backend("c", 1)], []);
+        config.balance = Balance::SourceHash;
+        let pool = pool(config);
+        assert_eq!(names(&pool, 50).len(), 1);
+    }
+
+    #[test]
+    fn a_mapped_ipv6_client_hashes_like_its_ipv4_address() {
+        let mut config = pool_config((0..20).map(|i| backend(&format!("b{i}"), 1)), []);
+        config.balance = Balance::SourceHash;
+        let pool = pool(config);
+        let mapped = IpAddr::V6(Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped());
+        let name = |client| pool.pick(client, &[], Instant::now()).map(|p| p.backend.name.clone());
+        assert_eq!(name(mapped), name(CLIENT));
+    }
+
+    #[test]
+    fn an_unchanged_backend_is_the_same_one_in_the_next_snapshot() {
+        let old = pool(pool_config([backend("a", 1), backend("b", 1)], [backend("spare", 1)]));
+        mark(&old.backends[0], HealthState::Down);
+        old.backends[0].connection_started();
+
+        let mut renamed = backend("b", 1);
+        renamed.name = "b2".into();
+        let mut config = pool_config([backend("a", 7), renamed], []);
+        config.fallback = vec![backend("b", 1)];
+        config.slow_start = Duration::from_secs(9);
+        let new = Pool::new(PoolName::new("web"), config, Some(&old));
+
+        assert!(Arc::ptr_eq(&new.backends[0], &old.backends[0]), "another weight is the same backend");
+        assert!(!new.backends[0].is_up());
+        assert_eq!(new.backends[0].in_flight(), 1);
+        assert!(!Arc::ptr_eq(&new.backends[1], &old.backends[1]), "another name is another backend");
+        assert!(Arc::ptr_eq(&new.fallback[0], &old.backends[1]), "a primary may become a fallback");
+    }
+
+    #[test]
+    fn another_address_or_pool_is_another_backend() {
+        let old = pool(pool_config([backend("a", 1)], []));
+        let mut moved = backend("a", 1);
+        moved.address = backend("z", 1).address;
+        let new = Pool::new(PoolName::new("web"), pool_config([moved], []), Some(&old));
+        assert!(!Arc::ptr_eq(&new.backends[0], &old.backends[0]));
+        let other = Pool::new(PoolName::new("api"), pool_config([backend("a", 1)], []), Some(&old));
+        assert!(!Arc::ptr_eq(&other.backends[0], &old.backends[0]));
+    }
+
+    #[test]
+    fn a_reload_does_not_start_the_round_again() {
+        let config = pool_config([backend("a", 1), backend("b", 1), backend("c", 1)], []);
+        let mut pool = pool(config.clone());
+        let mut seen = BTreeMap::new();
+        for _ in 0..30 {
+            let name = pool.pick(CLIENT, &[], Instant::now()).map(|p| p.backend.name.clone());
+            *seen.entry(name.unwrap_or_default()).or_default() += 1;
+            pool = Pool::new(PoolName::new("web"), config.clone(), Some(&pool));
+        }
+        assert_eq!(seen, counts([("a", 10), ("b", 10), ("c", 10)]));
+    }
+
+    #[test]
+    fn slow_start_ramps_a_returned_backend_up_and_not_a_new_one() {
+        let mut config = pool_config([backend("a", 1), backend("b", 1)], []);
+        config.slow_start = Duration::from_secs(30);
+        let pool = pool(config);
+        assert_eq!(names(&pool, 100), counts([("a", 50), ("b", 50)]));
+
+        let back = Instant::now();
+        pool.backends[0].checked(HealthState::Down, Check::failed("down", back));
+        pool.backends[0].checked(HealthState::Up, Check::good(Duration::ZERO, back));
+        let share = |at: Instant| {
+            let picks = (0..1010).filter_map(|_| pool.pick(CLIENT, &[], at));
+            picks.filter(|p| p.backend.name == "a").count()
+        };
+        assert_eq!(share(back), 10, "1 % of the weight at first");
+        assert!((330..=340).contains(&share(back + Duration::from_secs(15))), "half of the weight half way");
+        assert_eq!(share(back + Duration::from_secs(30)), 505);
+    }
+
+    #[test]
+    fn an_unresolved_backend_is_skipped_until_dns_answers() {
+        let mut named = backend("a", 1);
+        named.address = crate::config::BackendAddress::Dns { host: "a.example.com".into(), port: 443 };
+        let pool = pool(pool_config([named, backend("b", 1)], []));
+        assert_eq!(names(&pool, 4), counts([("b", 4)]));
+        pool.backends[0].set_addresses(vec!["10.0.0.9:443".parse().expect("an address")]);
+        assert_eq!(names(&pool, 4), counts([("a", 2), ("b", 2)]));
+    }
+
+    #[test]
+    fn find_knows_primaries_and_fallbacks() {
+        let pool = pool(pool_config([backend("a", 1)], [backend("spare", 1)]));
+        assert_eq!(pool.find("spare").map(|b| b.name.as_str()), Some("spare"));
+        assert!(pool.find("nobody").is_none());
+    }
 }

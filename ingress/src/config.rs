@@ -1,15 +1,34 @@
 //! The configuration, valid by construction: whoever holds a [`Config`] need not check it again.
 //!
 //! `config::file` is what an operator may write, `config::problems` is what is said about it. Everything else in the
-//! daemon sees only the types on this page.
+//! daemon sees only the types on this page. On its way in, a file is a tree with places (`yaml`), then serde types
+//! (`decode`, `file`, `words`), then these types (`convert`, `checks`); each step reports all the problems it finds.
+
+mod checks;
+mod convert;
+mod decode;
+mod defaults;
+mod file;
+mod load;
+mod problems;
+mod report;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod words;
+mod yaml;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::defaults::STATE_DIR;
+pub use self::load::{LoadError, Loaded, load, parse};
+pub use self::problems::{Place, Problem, Problems, Severity};
+pub use self::schema::schema;
 use crate::route::{ListenerName, PoolName, RouteSpec};
 
 /// One whole configuration: what `ingress check` accepts and the daemon runs.
@@ -26,7 +45,8 @@ pub struct Config {
     pub state_dir: PathBuf,
 }
 
-/// One bound port (or several addresses with the same behaviour).
+/// Several addresses with one behaviour. `:443` in the file is `[::]:443` and `0.0.0.0:443` here, each for its own family
+/// (`IPV6_V6ONLY`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerConfig {
     pub bind: Vec<SocketAddr>,
@@ -230,29 +250,29 @@ pub enum ConnectionLog {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: 200_000, drain_timeout: Duration::from_secs(30) }
+        Self { max_connections: defaults::MAX_CONNECTIONS, drain_timeout: defaults::DRAIN_TIMEOUT }
     }
 }
 
 impl Default for KernelConfig {
     fn default() -> Self {
         Self {
-            enabled: true,
+            enabled: defaults::KERNEL_ENABLED,
             interfaces: Vec::new(),
-            port_range: (20_000, 32_767),
+            port_range: defaults::PORT_RANGE,
             max_connections: None,
-            pin_dir: PathBuf::from("/sys/fs/bpf/ingress"),
+            pin_dir: PathBuf::from(defaults::PIN_DIR),
         }
     }
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { socket: PathBuf::from("/run/ingress/admin.sock"), http: None }
+        Self { socket: PathBuf::from(defaults::ADMIN_SOCKET), http: None }
     }
 }
 
 impl AdminHttpConfig {
-    /// Where S1's stats page stands unless told otherwise.
-    pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404);
+    /// Where the stats page stands unless told otherwise.
+    pub const DEFAULT_BIND: SocketAddr = defaults::ADMIN_HTTP_BIND;
 }

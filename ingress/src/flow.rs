@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::l4::outcome::EndReason;
 
+/// Payload bytes of one connection, or of several together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transferred {
+    pub to_backend: u64,
+    pub to_client: u64,
+}
+
 /// One connection, whether relayed or in the kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FlowView {
@@ -54,6 +61,21 @@ pub struct FlowFilter {
     pub backend: Option<String>,
     pub listener: Option<String>,
     pub mode: Option<String>,
+}
+
+impl Transferred {
+    /// What has come since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            to_backend: self.to_backend.saturating_sub(earlier.to_backend),
+            to_client: self.to_client.saturating_sub(earlier.to_client),
+        }
+    }
+
+    pub fn add(&mut self, more: Self) {
+        self.to_backend += more.to_backend;
+        self.to_client += more.to_client;
+    }
 }
 
 impl FlowFilter {

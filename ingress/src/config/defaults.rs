@@ -1,0 +1,35 @@
+//! What holds where the file says nothing. The schema, the documentation and the `Default` impls of the model all read
+//! these.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+pub(super) const LISTENER_MAX_CONNECTIONS: u32 = 100_000;
+pub(super) const MAX_CONNECTIONS_PER_SOURCE: u32 = 10_000;
+
+pub(super) const WEIGHT: u32 = 1;
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_RETRIES: u32 = 2;
+pub(super) const SLOW_START: Duration = Duration::ZERO;
+
+pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const HEALTH_RISE: u32 = 2;
+pub(super) const HEALTH_FALL: u32 = 3;
+pub(super) const HEALTH_PATH: &str = "/";
+pub(super) const HEALTH_EXPECT: (u16, u16) = (200, 399);
+
+pub(super) const MAX_CONNECTIONS: u32 = 200_000;
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) const ADMIN_SOCKET: &str = "/run/ingress/admin.sock";
+pub(super) const ADMIN_HTTP_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404);
+
+pub(super) const KERNEL_ENABLED: bool = true;
+/// Below the range from which Linux picks source ports by itself (32768-60999).
+pub(super) const PORT_RANGE: (u16, u16) = (20_000, 32_767);
+pub(super) const PIN_DIR: &str = "/sys/fs/bpf/ingress";
+
+pub const STATE_DIR: &str = "/var/lib/ingress";
