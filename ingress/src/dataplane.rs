@@ -2,6 +2,118 @@
 //!
 //! Userspace serves every connection without it; [`KernelStatus`] says what is missing.
 
+mod batch;
+mod conntrack;
+mod flows;
+mod labels;
+mod loader;
+mod path;
+mod ports;
+mod program_log;
+#[cfg(test)]
+mod program_tests;
+mod reaper;
+pub(crate) mod repair;
+mod reset;
+mod slots;
 pub mod view;
 
-pub use view::{InterfaceStatus, KernelStatus};
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub(crate) use flows::{Arming, Flows, Plan};
+pub(crate) use path::Paths;
+pub(crate) use ports::PortGuard;
+pub use view::{InterfaceStatus, KernelStatus, PortStatus};
+
+use crate::config::KernelConfig;
+use crate::flow::{FlowFilter, FlowView, Transferred};
+use crate::l4::outcome::{ConnectionEnd, ConnectionInfo, EndReason};
+
+/// Handle to the kernel path. Cheap to clone.
+#[derive(Clone)]
+pub struct Kernel {
+    flows: Option<Arc<Flows>>,
+    missing: Arc<Vec<String>>,
+}
+
+/// Whatever a connection holds until it ends; dropped then.
+pub type Held = Box<dyn Any + Send>;
+
+/// Learns of connections in the kernel.
+pub trait EndSink: Send + Sync {
+    /// `told`: how much of its bytes went to [`EndSink::moved`].
+    fn ended(&self, end: ConnectionEnd, told: Transferred);
+
+    /// Bytes moved by connections that go on.
+    fn moved(&self, listener: &str, pool: &str, backend: &str, bytes: Transferred);
+
+    /// A connection of an earlier daemon goes on under this one. What is returned is dropped at its end.
+    fn adopted(&self, info: &ConnectionInfo) -> Held;
+}
+
+impl Kernel {
+    /// Userspace only, and why.
+    pub fn off(reasons: Vec<String>) -> Self {
+        Self { flows: None, missing: Arc::new(reasons) }
+    }
+
+    /// Loads or adopts, attaches, and starts the reaper. Never fails: what is missing is said by [`Kernel::status`].
+    pub fn start(config: &KernelConfig, sink: Arc<dyn EndSink>) -> Self {
+        if !config.enabled {
+            return Self::off(vec!["kernel.enabled is false".to_owned()]);
+        }
+        match Flows::start(config, sink) {
+            Ok(flows) => Self { flows: Some(flows), missing: Arc::new(Vec::new()) },
+            Err(error) => Self::off(vec![format!("{error:#}")]),
+        }
+    }
+
+    pub(crate) fn flows_table(&self) -> Option<&Arc<Flows>> {
+        self.flows.as_ref()
+    }
+
+    /// Tells the programs for which addresses SYNs are to be made ready for a handoff.
+    pub fn listen_on(&self, addresses: &[SocketAddr]) {
+        if let Some(flows) = &self.flows {
+            flows.listen_on(addresses);
+        }
+    }
+
+    pub fn status(&self) -> KernelStatus {
+        match &self.flows {
+            Some(flows) => flows.status(),
+            None => {
+                KernelStatus { mode: "userspace".to_owned(), missing: self.missing.to_vec(), ..KernelStatus::default() }
+            }
+        }
+    }
+
+    pub fn flows(&self) -> Vec<FlowView> {
+        self.flows.as_ref().map(|flows| flows.views()).unwrap_or_default()
+    }
+
+    /// RST to both ends of every connection in the kernel that matches. Returns how many.
+    pub fn cut(&self, filter: &FlowFilter, reason: EndReason) -> usize {
+        self.flows.as_ref().map_or(0, |flows| flows.cut(filter, reason))
+    }
+
+    /// Ends the reaper thread. Flows go on; the next daemon adopts them.
+    pub fn stop(&self) {
+        if let Some(flows) = &self.flows {
+            flows.stop();
+        }
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("on", &self.flows.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Removes everything that is pinned or attached below `config.pin_dir`. Live flows end with it.
+pub fn detach(config: &KernelConfig) -> anyhow::Result<Vec<String>> {
+    Ok(loader::detach(&config.pin_dir)?)
+}

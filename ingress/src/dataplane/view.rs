@@ -16,8 +16,21 @@ pub struct KernelStatus {
     pub max_connections: u64,
     /// Adopted from an earlier daemon at start.
     pub adopted: u64,
+    /// Source ports towards backends, inclusive; `None` in userspace mode.
+    #[serde(default)]
+    pub ports: Option<PortStatus>,
     /// Packets per verdict since the maps were created.
     pub verdicts: Vec<(String, u64)>,
+}
+
+/// Source ports of connections that are handed off. Each (own address, backend) pair has them all.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortStatus {
+    pub range: (u16, u16),
+    /// Towards the backend where most are taken, those that rest in its TIME_WAIT included.
+    pub most_taken: u32,
+    /// New connections a second to one backend that closes first: each port rests there for a minute.
+    pub per_second_if_backend_closes: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,0 +1,187 @@
+//! Words for log lines in `ingress_labels`, so that a connection's last line is whole even when the daemon that accepted it is
+//! long dead. Connections with the same words share an entry.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aya::maps::{HashMap as BpfHashMap, MapData};
+use ingress_ebpf::connection::Label;
+
+use crate::l4::outcome::ConnectionInfo;
+
+/// The words of one label.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Words {
+    pub listener: String,
+    pub sni: Option<String>,
+    pub alpn: Option<String>,
+    pub route: Option<String>,
+    pub pool: String,
+    pub backend: String,
+    /// Only where an accepted PROXY header names another client than the wire does.
+    pub client: Option<String>,
+}
+
+pub(super) struct Labels {
+    map: BpfHashMap<MapData, u32, Label>,
+    by_words: HashMap<Arc<Words>, u32>,
+    by_id: HashMap<u32, Entry>,
+    next: u32,
+}
+
+struct Entry {
+    words: Arc<Words>,
+    users: u32,
+}
+
+impl Labels {
+    /// Reads what an earlier daemon left. Users are counted as slots are adopted.
+    pub(super) fn adopt(map: BpfHashMap<MapData, u32, Label>) -> Self {
+        let mut labels = Self { map, by_words: HashMap::new(), by_id: HashMap::new(), next: 1 };
+        let found: Vec<(u32, Label)> = labels.map.iter().flatten().collect();
+        for (id, label) in found {
+            let words = Arc::new(decode(&label));
+            labels.next = labels.next.max(id.wrapping_add(1));
+            labels.by_words.insert(Arc::clone(&words), id);
+            labels.by_id.insert(id, Entry { words, users: 0 });
+        }
+        labels
+    }
+
+    /// One more user of an adopted label.
+    pub(super) fn use_again(&mut self, id: u32) {
+        if let Some(entry) = self.by_id.get_mut(&id) {
+            entry.users += 1;
+        }
+    }
+
+    /// Deletes adopted labels that nobody uses.
+    pub(super) fn sweep(&mut self) {
+        let unused: Vec<u32> = self.by_id.iter().filter(|(_, entry)| entry.users == 0).map(|(id, _)| *id).collect();
+        for id in unused {
+            self.delete(id);
+        }
+    }
+
+    /// The label for these words; `None` when the map is full or refuses.
+    pub(super) fn intern(&mut self, words: Words) -> Option<u32> {
+        if let Some(id) = self.by_words.get(&words).copied() {
+            self.use_again(id);
+            return Some(id);
+        }
+        let id = (self.next..=u32::MAX).chain(1..self.next).find(|id| !self.by_id.contains_key(id))?;
+        self.map.insert(id, encode(&words), 0).ok()?;
+        self.next = id.wrapping_add(1).max(1);
+        let words = Arc::new(words);
+        self.by_words.insert(Arc::clone(&words), id);
+        self.by_id.insert(id, Entry { words, users: 1 });
+        Some(id)
+    }
+
+    pub(super) fn words(&self, id: u32) -> Arc<Words> {
+        self.by_id.get(&id).map(|entry| Arc::clone(&entry.words)).unwrap_or_default()
+    }
+
+    pub(super) fn release(&mut self, id: u32) {
+        let Some(entry) = self.by_id.get_mut(&id) else { return };
+        entry.users = entry.users.saturating_sub(1);
+        if entry.users == 0 {
+            self.delete(id);
+        }
+    }
+
+    fn delete(&mut self, id: u32) {
+        if let Some(entry) = self.by_id.remove(&id) {
+            self.by_words.remove(&entry.words);
+        }
+        let _ = self.map.remove(&id);
+    }
+}
+
+impl Words {
+    /// `wire_client` is the socket's peer.
+    pub(super) fn of(info: &ConnectionInfo, wire_client: SocketAddr) -> Self {
+        Self {
+            listener: info.listener.to_string(),
+            sni: info.sni.as_ref().map(ToString::to_string),
+            alpn: info.alpn.clone(),
+            route: info.route.as_ref().map(ToString::to_string),
+            pool: info.pool.to_string(),
+            backend: info.backend.clone(),
+            client: (info.client != wire_client).then(|| info.client.to_string()),
+        }
+    }
+}
+
+/// Every field may be cut so that all fit; names and a SNI of the allowed length always fit whole.
+fn encode(words: &Words) -> Label {
+    let mut label = Label { length: 0, text: [0; 948] };
+    let fields = [
+        (words.sni.as_deref().unwrap_or(""), 253),
+        (&words.listener, 63),
+        (words.alpn.as_deref().unwrap_or(""), 64),
+        (words.route.as_deref().unwrap_or(""), 253),
+        (&words.pool, 63),
+        (&words.backend, 190),
+        (words.client.as_deref().unwrap_or(""), 47),
+    ];
+    let mut at = 0;
+    for (field, most) in fields {
+        let mut end = field.len().min(most);
+        while !field.is_char_boundary(end) {
+            end -= 1;
+        }
+        let bytes = &field.as_bytes()[..end];
+        label.text[at..at + end].copy_from_slice(bytes);
+        at += end + 1;
+    }
+    label.length = at as u32;
+    label
+}
+
+fn decode(label: &Label) -> Words {
+    let length = (label.length as usize).min(label.text.len());
+    let mut fields = label.text[..length].split(|b| *b == 0).map(|f| String::from_utf8_lossy(f).into_owned());
+    let mut next = || fields.next().unwrap_or_default();
+    let some = |text: String| (!text.is_empty()).then_some(text);
+    let (sni, listener, alpn, route, pool, backend) = (next(), next(), next(), next(), next(), next());
+    let client = some(next());
+    Words { listener, sni: some(sni), alpn: some(alpn), route: some(route), pool, backend, client }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_label() {
+        let words = Words {
+            listener: "https".into(),
+            sni: Some("app.example.com".into()),
+            alpn: Some("h2,http/1.1".into()),
+            route: None,
+            pool: "app".into(),
+            backend: "10.0.0.3:8443".into(),
+            client: Some("[2001:db8::1]:40000".into()),
+        };
+        assert_eq!(decode(&encode(&words)), words);
+    }
+
+    #[test]
+    fn overlong_words_are_cut_between_characters_and_still_fit() {
+        let long = "ä".repeat(300);
+        let words = Words {
+            listener: long.clone(),
+            sni: Some(long.clone()),
+            alpn: Some(long.clone()),
+            route: Some(long.clone()),
+            pool: long.clone(),
+            backend: long,
+            client: None,
+        };
+        let decoded = decode(&encode(&words));
+        assert!(decoded.backend.len() <= 190 && decoded.backend.chars().all(|c| c == 'ä'));
+        assert_eq!(decoded.sni.map(|s| s.len()), Some(252));
+    }
+}

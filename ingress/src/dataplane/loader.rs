@@ -1,0 +1,310 @@
+//! Loads the programs, pins them and their maps, and attaches them to devices. A daemon that comes after a killed one finds
+//! the pins, keeps the maps with every flow in them, and swaps its own programs in under the pinned links.
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader};
+use ingress_ebpf::connection::{Connection, Label};
+use ingress_ebpf::flow::{FlowEntry, FlowKey, ListenerKey, SynSeen};
+use ingress_ebpf::names::{ABI, map, program};
+
+use super::program_log::{self, ProgramLog};
+use super::view::InterfaceStatus;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("INGRESS_BPF_OBJECT"));
+
+/// Where a classic (clsact) filter stands on kernels without TCX. Low numbers run first.
+const CLSACT_PRIORITY: u16 = 1;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x1947);
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error("needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or root); effective capabilities are {effective:#x}")]
+    Privileges { effective: u64 },
+    #[error(
+        "{path} is not on a bpf file system: mount it (mount -t bpf bpf /sys/fs/bpf) or set kernel.pin_dir: {source}"
+    )]
+    NoBpffs { path: PathBuf, source: io::Error },
+    #[error(
+        "pinned map {path} is of another layout ({found}, wanted {wanted}): run `ingress detach`, then start again"
+    )]
+    Layout { path: PathBuf, found: String, wanted: String },
+    #[error("loading the kernel programs: {0}")]
+    Load(#[from] aya::EbpfError),
+    #[error("loading program {name}: {source}")]
+    Verify { name: &'static str, source: ProgramError },
+    #[error("link: {0}")]
+    Link(#[from] LinkError),
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("the object has no {0}")]
+    Missing(&'static str),
+}
+
+/// Programs and maps of one pin directory.
+pub(super) struct Loaded {
+    bpf: Ebpf,
+    pin_dir: PathBuf,
+    pub slots: u32,
+}
+
+/// `<pin_dir>/v<ABI>`.
+pub(super) fn versioned(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(format!("v{ABI}"))
+}
+
+/// Sizes of pinned maps are fixed when they are made: an adopted directory keeps its own, whatever `slots` says.
+pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
+    check_privileges()?;
+    let pin_dir = versioned(pin_dir);
+    prepare_pin_dir(&pin_dir)?;
+    let slots = check_pinned(&pin_dir)?.unwrap_or(slots);
+
+    let log_level = program_log::level();
+    let mut loader = EbpfLoader::new();
+    loader.override_global(program_log::LEVEL, &log_level, true);
+    loader
+        .map_max_entries(map::FLOWS, slots * 2)
+        .map_max_entries(map::CONNECTIONS, slots)
+        .map_max_entries(map::LABELS, slots);
+    for name in map::PINNED {
+        loader.map_pin_path(name, pin_dir.join(name));
+    }
+    let mut bpf = loader.load(OBJECT)?;
+    for name in [program::TC_IN, program::TC_OUT] {
+        classifier(&mut bpf, name)?.load().map_err(|source| LoadError::Verify { name, source })?;
+    }
+    Ok(Loaded { bpf, pin_dir, slots })
+}
+
+impl Loaded {
+    pub(super) fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    pub(super) fn log(&mut self) -> ProgramLog {
+        ProgramLog::open(&mut self.bpf)
+    }
+
+    pub(super) fn take_map(&mut self, name: &'static str) -> Result<Map, LoadError> {
+        self.bpf.take_map(name).ok_or(LoadError::Missing(name))
+    }
+
+    #[cfg(test)]
+    pub(super) fn program(&self, name: &'static str) -> &SchedClassifier {
+        self.bpf.program(name).and_then(|program| program.try_into().ok()).expect("the object holds both programs")
+    }
+
+    /// Attaches both programs to one device, or takes over what stands there.
+    pub(super) fn attach(&mut self, device: &str) -> InterfaceStatus {
+        let ifindex = nix::net::if_::if_nametoindex(device).unwrap_or(0);
+        let mut status = InterfaceStatus { name: device.to_owned(), ifindex, attached: "none".to_owned(), why: None };
+        if ifindex == 0 {
+            status.why = Some("no such device".to_owned());
+            return status;
+        }
+        let hooks = [(program::TC_IN, TcAttachType::Ingress, "in"), (program::TC_OUT, TcAttachType::Egress, "out")];
+        let mut why = None;
+        let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
+        if tcx {
+            let attached = hooks.iter().try_for_each(|(name, hook, suffix)| {
+                let pin = self.pin_dir.join(format!("link_{ifindex}_{suffix}"));
+                attach_tcx(classifier(&mut self.bpf, name)?, device, *hook, &pin)
+            });
+            match attached {
+                Ok(()) => {
+                    status.attached = "tcx".to_owned();
+                    return status;
+                }
+                Err(error) => why = Some(format!("tcx: {error:#}")),
+            }
+        } else {
+            why.get_or_insert_with(|| "kernel before 6.6 has no tcx".to_owned());
+        }
+        let attached =
+            hooks.iter().try_for_each(|(name, hook, _)| attach_clsact(classifier(&mut self.bpf, name)?, device, *hook));
+        match attached {
+            Ok(()) => status.attached = "clsact".to_owned(),
+            Err(error) => why = Some(format!("{}; clsact: {error:#}", why.unwrap_or_default())),
+        }
+        status.why = why;
+        status
+    }
+}
+
+/// Removes every link, filter and pin below `pin_dir`, of all ABI versions. Returns what it removed.
+pub(super) fn detach(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
+    let mut removed = Vec::new();
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| LoadError::Io { what, source }
+    };
+    for name in interface_names().map_err(io("listing devices"))? {
+        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let ours = if matches!(hook, TcAttachType::Ingress) { program::TC_IN } else { program::TC_OUT };
+            if aya::programs::tc::qdisc_detach_program(&name, hook, ours).is_ok() {
+                removed.push(format!("filter {ours} on {name}"));
+            }
+        }
+    }
+    removed.extend(remove_pins(pin_dir)?);
+    Ok(removed)
+}
+
+/// Removes `pin_dir` with the pins of all ABI versions. What a pin kept, descriptors may still keep.
+pub(super) fn remove_pins(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
+    let mut removed = Vec::new();
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| LoadError::Io { what, source }
+    };
+    let versions = match fs::read_dir(pin_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
+        Err(error) => return Err(io(&format!("reading {}", pin_dir.display()))(error)),
+    };
+    for version in versions.flatten() {
+        let Ok(pins) = fs::read_dir(version.path()) else { continue };
+        for pin in pins.flatten() {
+            fs::remove_file(pin.path()).map_err(io(&format!("removing {}", pin.path().display())))?;
+            removed.push(format!("pin {}", pin.path().display()));
+        }
+        fs::remove_dir(version.path()).map_err(io(&format!("removing {}", version.path().display())))?;
+    }
+    fs::remove_dir(pin_dir).map_err(io(&format!("removing {}", pin_dir.display())))?;
+    Ok(removed)
+}
+
+/// Every network device of this namespace.
+pub(super) fn interface_names() -> io::Result<Vec<String>> {
+    let names = nix::net::if_::if_nameindex().map_err(io::Error::from)?;
+    Ok(names.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
+}
+
+fn classifier<'a>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    let found = bpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    found.try_into().map_err(|source| LoadError::Verify { name, source })
+}
+
+fn attach_tcx(classifier: &mut SchedClassifier, device: &str, hook: TcAttachType, pin: &Path) -> Result<(), LoadError> {
+    let failed = |source: ProgramError| LoadError::Verify { name: "link", source };
+    match PinnedLink::from_pin(pin) {
+        Ok(old) => {
+            let link: Result<SchedClassifierLink, LinkError> = FdLink::from(old).try_into();
+            match link.map_err(LoadError::from).and_then(|l| classifier.attach_to_link(l).map_err(failed)) {
+                Ok(id) => {
+                    // The pin keeps the link; our handle may go.
+                    drop(classifier.take_link(id).map_err(failed)?);
+                    return Ok(());
+                }
+                // The device behind the link is gone (ENOLINK): the pin is a shell.
+                Err(_) => {
+                    let what = format!("removing the stale pin {}", pin.display());
+                    fs::remove_file(pin).map_err(|source| LoadError::Io { what, source })?;
+                }
+            }
+        }
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let id =
+        classifier.attach_with_options(device, hook, TcAttachOptions::TcxOrder(LinkOrder::first())).map_err(failed)?;
+    let link: FdLink = classifier.take_link(id).map_err(failed)?.try_into()?;
+    let what = format!("pinning {}", pin.display());
+    link.pin(pin).map_err(|e| LoadError::Io { what, source: io::Error::other(e) })?;
+    Ok(())
+}
+
+fn attach_clsact(classifier: &mut SchedClassifier, device: &str, hook: TcAttachType) -> Result<(), LoadError> {
+    let failed = |source: ProgramError| LoadError::Verify { name: "filter", source };
+    match qdisc_add_clsact(device) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Err(error) => return Err(failed(error.into())),
+    }
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: CLSACT_PRIORITY,
+        handle: CLSACT_HANDLE,
+        ..NlOptions::default()
+    });
+    let id = match classifier.attach_with_options(device, hook, options) {
+        Ok(id) => id,
+        Err(_) => {
+            let standing = SchedClassifierLink::attached(device, hook, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+                .map_err(|source| LoadError::Io { what: format!("finding the filter on {device}"), source })?;
+            classifier.attach_to_link(standing).map_err(failed)?
+        }
+    };
+    // Dropping the link would remove the filter, which is to outlive us.
+    std::mem::forget(classifier.take_link(id).map_err(failed)?);
+    Ok(())
+}
+
+/// CAP_NET_ADMIN 12, CAP_SYS_ADMIN 21, CAP_PERFMON 38, CAP_BPF 39 (capabilities(7)).
+fn check_privileges() -> Result<(), LoadError> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    if has(12) && (has(21) || (has(38) && has(39))) { Ok(()) } else { Err(LoadError::Privileges { effective }) }
+}
+
+fn prepare_pin_dir(pin_dir: &Path) -> Result<(), LoadError> {
+    let no_bpffs = |source: io::Error| LoadError::NoBpffs { path: pin_dir.to_owned(), source };
+    fs::create_dir_all(pin_dir).map_err(no_bpffs)?;
+    let path = CString::new(pin_dir.as_os_str().as_bytes()).map_err(|e| no_bpffs(e.into()))?;
+    let found = filesystem(&path).map_err(no_bpffs)?;
+    if found == libc::BPF_FS_MAGIC {
+        return Ok(());
+    }
+    // Left behind, the directory would hide that nothing is mounted here.
+    let _ = fs::remove_dir(pin_dir);
+    Err(no_bpffs(io::Error::other(format!("file system type {found:#x}"))))
+}
+
+fn filesystem(path: &CStr) -> io::Result<libc::__fsword_t> {
+    Ok(nix::sys::statfs::statfs(path).map_err(io::Error::from)?.filesystem_type().0)
+}
+
+/// Pinned maps are reused by name alone, so their sizes are checked first. `Some(slots)`: there are pins.
+fn check_pinned(pin_dir: &Path) -> Result<Option<u32>, LoadError> {
+    let expected: [(&str, usize, usize); 5] = [
+        (map::FLOWS, size_of::<FlowKey>(), size_of::<FlowEntry>()),
+        (map::CONNECTIONS, size_of::<u32>(), size_of::<Connection>()),
+        (map::LABELS, size_of::<u32>(), size_of::<Label>()),
+        (map::LISTENERS, size_of::<ListenerKey>(), size_of::<u32>()),
+        (map::SYNS, size_of::<FlowKey>(), size_of::<SynSeen>()),
+    ];
+    let mut slots = None;
+    for (name, key, value) in expected {
+        let path = pin_dir.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let broken = |found: String| LoadError::Layout {
+            path: path.clone(),
+            found,
+            wanted: format!("key {key} B, value {value} B"),
+        };
+        let info = MapData::from_pin(&path).and_then(|data| data.info()).map_err(|e| broken(e.to_string()))?;
+        if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
+            return Err(broken(format!("key {} B, value {} B", info.key_size(), info.value_size())));
+        }
+        if name == map::CONNECTIONS {
+            slots = Some(info.max_entries());
+        }
+    }
+    Ok(slots)
+}

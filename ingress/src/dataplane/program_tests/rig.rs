@@ -1,0 +1,317 @@
+//! The programs, loaded once and shared by the tests one after another, and a connection to run packets over.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use aya::maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::{TestRun, TestRunOptions};
+use ingress_ebpf::connection::{Connection, Half, State, WindowScales};
+use ingress_ebpf::flow::{Direction, FlowEntry, FlowKey, ListenerKey, SynSeen};
+use ingress_ebpf::header::{ACK, IPPROTO_TCP, Ipv4, Tcp};
+use ingress_ebpf::names::{map, program};
+use ingress_ebpf::verdict::{Action, Verdict};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::frame::Frame;
+use crate::dataplane::loader::{self, LoadError, Loaded};
+use crate::dataplane::reset::endpoint;
+use crate::dataplane::slots::{SlotId, Slots};
+
+pub(super) const CLIENT: &str = "203.0.113.9:50000";
+pub(super) const LOCAL: &str = "192.0.2.1:443";
+pub(super) const SOURCE: &str = "10.0.0.1:20000";
+pub(super) const BACKEND: &str = "10.0.0.2:8443";
+
+/// Client-side: the client's first byte, about to wrap; it has sent [`HELLO`] bytes.
+pub(super) const CLIENT_START: u32 = 0xffff_ff00;
+pub(super) const HELLO: u32 = 500;
+/// Client-side: our first byte to the client.
+pub(super) const LOCAL_START: u32 = 0x0700_0000;
+/// Backend-side: one past PROXY header and hello.
+pub(super) const FLIGHT_END: u32 = 0x2000_0000;
+/// Backend-side: the backend's first byte.
+pub(super) const BACKEND_START: u32 = 0xffff_ffff;
+
+pub(super) const SCALES: WindowScales = WindowScales { client: 8, to_client: 7, backend: 5, to_backend: 9 };
+pub(super) const SLOT: SlotId = SlotId { index: 3, generation: 9 };
+/// Loopback, the only device that is everywhere.
+const DEVICE: u32 = 1;
+
+/// `TC_ACT_*` of linux/pkt_cls.h.
+const UNSPEC: u32 = u32::MAX;
+const SHOT: u32 = 2;
+const REDIRECT: u32 = 7;
+
+pub(super) struct Rig {
+    loaded: Loaded,
+    flows: BpfHashMap<MapData, FlowKey, FlowEntry>,
+    syns: BpfHashMap<MapData, FlowKey, SynSeen>,
+    listeners: BpfHashMap<MapData, ListenerKey, u32>,
+    verdicts: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
+    slots: Slots,
+}
+
+/// What became of a packet.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// `None`: tc egress let it pass uncounted.
+    pub(super) verdict: Option<Verdict>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) priority: u32,
+}
+
+impl Run {
+    pub(super) fn frame(&self) -> Frame {
+        Frame::parse(&self.bytes)
+    }
+}
+
+/// The rig, without flows, listeners and SYNs. `None`: this host cannot run the programs, and the reason has been printed.
+pub(super) fn rig() -> Option<MutexGuard<'static, Rig>> {
+    static RIG: OnceLock<Result<Mutex<Rig>, LoadError>> = OnceLock::new();
+    match RIG.get_or_init(|| Rig::load().map(Mutex::new)) {
+        Ok(rig) => {
+            let mut rig = rig.lock();
+            rig.clear();
+            Some(rig)
+        }
+        Err(error @ (LoadError::Privileges { .. } | LoadError::NoBpffs { .. })) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error:#}"),
+    }
+}
+
+impl Rig {
+    fn load() -> Result<Self, LoadError> {
+        let pins = format!("/sys/fs/bpf/ing-test-{}", std::process::id());
+        let loaded = loader::load(Path::new(&pins), 16);
+        // Descriptors keep the maps; the pins may go at once, whatever the tests do.
+        let removed = loader::remove_pins(Path::new(&pins));
+        let mut loaded = loaded?;
+        removed?;
+        let mut take = |name| loaded.take_map(name).expect("the object holds every map");
+        let connections = take(map::CONNECTIONS);
+        let Map::Array(data) = &connections else { panic!("{} is an array", map::CONNECTIONS) };
+        let slots = Slots::map(data.fd(), 16).expect("the table can be mapped");
+        Ok(Self {
+            flows: take(map::FLOWS).try_into().expect("a hash map"),
+            syns: take(map::SYNS).try_into().expect("a hash map"),
+            listeners: take(map::LISTENERS).try_into().expect("a hash map"),
+            verdicts: take(map::VERDICTS).try_into().expect("a per-CPU array"),
+            events: take(map::EVENTS).try_into().expect("a ring buffer"),
+            slots,
+            loaded,
+        })
+    }
+
+    fn clear(&mut self) {
+        for key in self.flows.keys().flatten().collect::<Vec<_>>() {
+            let _ = self.flows.remove(&key);
+        }
+        for key in self.syns.keys().flatten().collect::<Vec<_>>() {
+            let _ = self.syns.remove(&key);
+        }
+        for key in self.listeners.keys().flatten().collect::<Vec<_>>() {
+            let _ = self.listeners.remove(&key);
+        }
+        self.events();
+    }
+
+    /// Installs `connection` in [`SLOT`] with both its entries.
+    pub(super) fn install(&mut self, connection: &Connection, state: State) {
+        self.slots.write(SLOT, connection, state);
+        for (key, direction) in
+            [(key(CLIENT, LOCAL), Direction::ToBackend), (key(BACKEND, SOURCE), Direction::ToClient)]
+        {
+            self.enter(key, SLOT.generation, direction);
+        }
+    }
+
+    pub(super) fn enter(&mut self, key: FlowKey, generation: u32, direction: Direction) {
+        let entry = FlowEntry { slot: SLOT.index, generation, direction: direction as u32, reserved: 0 };
+        self.flows.insert(key, entry, 0).expect("room for an entry");
+    }
+
+    pub(super) fn has_entry(&self, key: FlowKey) -> bool {
+        self.flows.get(&key, 0).is_ok()
+    }
+
+    pub(super) fn connection(&self) -> Connection {
+        self.slots.read(SLOT.index)
+    }
+
+    pub(super) fn set_state(&self, state: State) {
+        self.slots.set_state(SLOT.index, state);
+    }
+
+    /// `address`: with a zero IP address, the port on all of them.
+    pub(super) fn listen(&mut self, address: &str) {
+        let address = parse(address);
+        let endpoint = endpoint(address);
+        let ip = if address.ip().is_unspecified() { [0; 16] } else { endpoint.address };
+        let key = ListenerKey { address: ip, port: endpoint.port, reserved: [0; 2] };
+        self.listeners.insert(key, 1, 0).expect("room for a listener");
+    }
+
+    pub(super) fn syn(&self, key: FlowKey) -> Option<SynSeen> {
+        self.syns.get(&key, 0).ok()
+    }
+
+    /// What the programs have told since the last call: the kinds, all of [`SLOT`].
+    pub(super) fn events(&mut self) -> Vec<u32> {
+        let mut kinds = Vec::new();
+        while let Some(record) = self.events.next() {
+            let word = |at: usize| u32::from_ne_bytes(record[at..at + 4].try_into().expect("four bytes"));
+            assert_eq!((word(4), word(8)), (SLOT.index, SLOT.generation));
+            kinds.push(word(0));
+        }
+        kinds
+    }
+
+    /// A packet that arrives.
+    pub(super) fn arrives(&mut self, bytes: &[u8]) -> Run {
+        let run = self.run(program::TC_IN, bytes, DEVICE, 0);
+        assert!(run.verdict.is_some(), "every arriving packet is counted");
+        run
+    }
+
+    /// A packet of our own stack that leaves.
+    pub(super) fn leaves(&mut self, bytes: &[u8], priority: u32) -> Run {
+        self.run(program::TC_OUT, bytes, 0, priority)
+    }
+
+    /// A packet that arrived on a device and leaves.
+    pub(super) fn is_forwarded(&mut self, bytes: &[u8]) -> Run {
+        self.run(program::TC_OUT, bytes, DEVICE, 0)
+    }
+
+    fn run(&mut self, program: &'static str, bytes: &[u8], arrived_on: u32, priority: u32) -> Run {
+        let before = self.counts();
+        // struct __sk_buff, as far as the programs read it: priority at 32, ingress_ifindex at 36.
+        let mut context = [0u8; 48];
+        context[32..36].copy_from_slice(&priority.to_ne_bytes());
+        context[36..40].copy_from_slice(&arrived_on.to_ne_bytes());
+        let (mut out, mut context_out) = (vec![0u8; bytes.len() + 256], [0u8; 192]);
+        let options = TestRunOptions {
+            data_in: Some(bytes),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
+            ..TestRunOptions::new()
+        };
+        let result = self.loaded.program(program).test_run(options).expect("the kernel runs the program");
+        out.truncate(result.data_size_out as usize);
+        let after = self.counts();
+        let mut counted = Verdict::ALL.into_iter().zip(before.into_iter().zip(after)).filter(|(_, (b, a))| a != b);
+        let verdict = counted.next().map(|(verdict, (before, after))| {
+            assert_eq!(after, before + 1, "{verdict:?} is counted once");
+            verdict
+        });
+        assert_eq!(counted.next().map(|(verdict, _)| verdict), None, "a packet has one verdict");
+
+        let expected = match verdict.map_or(Action::Pass, Verdict::action) {
+            Action::Pass => UNSPEC,
+            Action::Drop => SHOT,
+            Action::Redirect | Action::Reflect => REDIRECT,
+        };
+        assert_eq!(result.return_value, expected, "{verdict:?}");
+        if !matches!(verdict, Some(Verdict::SynPrepared | Verdict::SynPreparedOut)) && expected == UNSPEC {
+            assert_eq!(out, bytes, "{verdict:?} leaves the packet alone");
+        }
+        let priority = u32::from_ne_bytes(context_out[32..36].try_into().expect("four bytes"));
+        Run { verdict, bytes: out, priority }
+    }
+
+    fn counts(&self) -> Vec<u64> {
+        let count = |verdict: Verdict| -> u64 {
+            self.verdicts.get(&(verdict as u32), 0).expect("a counter for every verdict").iter().sum()
+        };
+        Verdict::ALL.into_iter().map(count).collect()
+    }
+}
+
+/// As the daemon leaves it once the first flight is with the backend's socket.
+pub(super) fn connection() -> Connection {
+    let half = |start: u32, high: u32| Half {
+        acked: start.into(),
+        start,
+        high,
+        window_end: start.wrapping_add(1 << 20),
+        ..Half::default()
+    };
+    let client_read = CLIENT_START.wrapping_add(HELLO);
+    Connection {
+        min_ack: FLIGHT_END,
+        to_backend_delta: FLIGHT_END.wrapping_sub(client_read),
+        to_client_delta: LOCAL_START.wrapping_sub(BACKEND_START),
+        ifindex: [DEVICE; 2],
+        scale: SCALES,
+        client: endpoint(parse(CLIENT)),
+        local: endpoint(parse(LOCAL)),
+        source: endpoint(parse(SOURCE)),
+        backend: endpoint(parse(BACKEND)),
+        from_client: half(LOCAL_START, client_read),
+        from_backend: half(CLIENT_START, LOCAL_START),
+        ..Connection::default()
+    }
+}
+
+/// The client's next packet: `sent` bytes after its hello, `read` bytes of ours acknowledged.
+pub(super) fn from_client(sent: u32, read: u32, payload: &[u8]) -> Frame {
+    let seq = CLIENT_START.wrapping_add(HELLO).wrapping_add(sent);
+    packet(CLIENT, LOCAL, seq, LOCAL_START.wrapping_add(read), payload)
+}
+
+/// The backend's next packet: `sent` bytes so far, `read` bytes beyond the first flight acknowledged.
+pub(super) fn from_backend(sent: u32, read: u32, payload: &[u8]) -> Frame {
+    packet(BACKEND, SOURCE, BACKEND_START.wrapping_add(sent), FLIGHT_END.wrapping_add(read), payload)
+}
+
+pub(super) fn packet(from: &str, to: &str, seq: u32, ack: u32, payload: &[u8]) -> Frame {
+    let address = |text: &str| match parse(text) {
+        SocketAddr::V4(v4) => (u32::from_ne_bytes(v4.ip().octets()), v4.port().to_be()),
+        SocketAddr::V6(_) => panic!("{text} is IPv4"),
+    };
+    let ((source, source_port), (destination, destination_port)) = (address(from), address(to));
+    Frame {
+        ip: Ipv4 {
+            version_ihl: 0x45,
+            id: 0x1234,
+            fragment: 0x4000u16.to_be(),
+            ttl: 64,
+            protocol: IPPROTO_TCP,
+            source,
+            destination,
+            ..Ipv4::default()
+        },
+        tcp: Tcp {
+            source_port,
+            destination_port,
+            seq: seq.to_be(),
+            ack: ack.to_be(),
+            flags: ACK,
+            window: 1_000u16.to_be(),
+            ..Tcp::default()
+        },
+        options: Vec::new(),
+        payload: payload.to_vec(),
+    }
+}
+
+/// With these flags instead of ACK alone.
+pub(super) fn flagged(flags: u8, frame: Frame) -> Frame {
+    Frame { tcp: Tcp { flags, ..frame.tcp }, ..frame }
+}
+
+pub(super) fn key(from: &str, to: &str) -> FlowKey {
+    let (from, to) = (endpoint(parse(from)), endpoint(parse(to)));
+    FlowKey { source: from.address, destination: to.address, source_port: from.port, destination_port: to.port }
+}
+
+fn parse(address: &str) -> SocketAddr {
+    address.parse().expect("a test address")
+}

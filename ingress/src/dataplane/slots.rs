@@ -1,0 +1,143 @@
+//! The connection table `ingress_conns`, mapped into our memory: reading a million counters costs no system call.
+
+use std::io;
+use std::mem::offset_of;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ingress_ebpf::connection::{Connection, State};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use parking_lot::Mutex;
+
+/// A slot in use: index and generation name one connection for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SlotId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+pub(super) struct Slots {
+    base: NonNull<Connection>,
+    len: u32,
+    bytes: NonZeroUsize,
+    free: Mutex<Free>,
+}
+
+struct Free {
+    /// Lowest on top, so that what is in use stays together and scans stay short.
+    stack: Vec<u32>,
+    /// One past the highest slot ever handed out.
+    high_water: u32,
+}
+
+// SAFETY: the memory is shared with the kernel anyway; every access below is volatile or atomic, and each word has one writer.
+unsafe impl Send for Slots {}
+// SAFETY: as above.
+unsafe impl Sync for Slots {}
+
+impl Slots {
+    /// Maps the table; slots that an earlier daemon left in use stay in use.
+    pub(super) fn map(map: impl AsFd, len: u32) -> io::Result<Self> {
+        let page = 4096;
+        let bytes = (len as usize * size_of::<Connection>()).next_multiple_of(page);
+        let bytes = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a fresh shared mapping of a map of exactly this size.
+        let base = unsafe {
+            mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map.as_fd(), 0)?
+        };
+        let slots = Self { base: base.cast(), len, bytes, free: Mutex::new(Free { stack: Vec::new(), high_water: 0 }) };
+        {
+            let mut free = slots.free.lock();
+            for index in (0..len).rev() {
+                if slots.state(index) == State::Free {
+                    free.stack.push(index);
+                } else {
+                    free.high_water = free.high_water.max(index + 1);
+                }
+            }
+        }
+        Ok(slots)
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// A slot of the next generation, still in state Free for the kernel. `None`: all are taken.
+    pub(super) fn take(&self) -> Option<SlotId> {
+        let mut free = self.free.lock();
+        let index = free.stack.pop()?;
+        free.high_water = free.high_water.max(index + 1);
+        drop(free);
+        Some(SlotId { index, generation: self.generation(index).wrapping_add(1) })
+    }
+
+    /// Gives a slot back; no flow entry may refer to it any more.
+    pub(super) fn release(&self, index: u32) {
+        self.set_state(index, State::Free);
+        self.free.lock().stack.push(index);
+    }
+
+    /// Slots that are not free, with a copy of each.
+    pub(super) fn used(&self) -> impl Iterator<Item = (u32, Connection)> {
+        let high_water = self.free.lock().high_water;
+        (0..high_water).filter(|index| self.state(*index) != State::Free).map(|index| (index, self.read(index)))
+    }
+
+    /// A copy. Words that the kernel is writing may be a packet apart from one another.
+    pub(super) fn read(&self, index: u32) -> Connection {
+        // SAFETY: `pointer` is in bounds; every bit pattern is a valid Connection.
+        unsafe { self.pointer(index).read_volatile() }
+    }
+
+    /// The connection in `slot`, if the slot is still that connection's.
+    pub(super) fn get(&self, slot: SlotId) -> Option<Connection> {
+        let connection = self.read(slot.index);
+        (connection.generation == slot.generation && connection.state != State::Free as u32).then_some(connection)
+    }
+
+    /// Fills a taken slot. The state is written last: before it, the kernel treats packets as stale.
+    pub(super) fn write(&self, slot: SlotId, connection: &Connection, state: State) {
+        let connection = Connection { state: State::Free as u32, generation: slot.generation, ..*connection };
+        // SAFETY: in bounds; no flow entry of this generation exists yet, so nobody else writes.
+        unsafe { self.pointer(slot.index).write_volatile(connection) };
+        self.set_state(slot.index, state);
+    }
+
+    pub(super) fn state(&self, index: u32) -> State {
+        // Another build of the same ABI cannot have written anything else.
+        State::from_u32(self.word(index, offset_of!(Connection, state)).load(Ordering::Acquire)).unwrap_or(State::Cut)
+    }
+
+    pub(super) fn set_state(&self, index: u32, state: State) {
+        self.word(index, offset_of!(Connection, state)).store(state as u32, Ordering::Release);
+    }
+
+    pub(super) fn set_min_ack(&self, index: u32, min_ack: u32) {
+        self.word(index, offset_of!(Connection, min_ack)).store(min_ack, Ordering::Release);
+    }
+
+    fn generation(&self, index: u32) -> u32 {
+        self.word(index, offset_of!(Connection, generation)).load(Ordering::Relaxed)
+    }
+
+    fn word(&self, index: u32, offset: usize) -> &AtomicU32 {
+        // SAFETY: in bounds, aligned (slots are 256 bytes from a page start), alive as long as self.
+        unsafe { AtomicU32::from_ptr(self.pointer(index).byte_add(offset).cast()) }
+    }
+
+    fn pointer(&self, index: u32) -> *mut Connection {
+        assert!(index < self.len, "slot {index} of {}", self.len);
+        // SAFETY: checked above.
+        unsafe { self.base.as_ptr().add(index as usize) }
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; nothing borrowed from it outlives self.
+        let _ = unsafe { munmap(self.base.cast(), self.bytes.get()) };
+    }
+}
