@@ -83,19 +83,15 @@ reasons! {
         HalfClosed => "half_closed",
         /// Out-of-order data stands in the client's socket.
         OutOfOrder => "out_of_order",
-        /// Urgent data was received.
-        Urgent => "urgent",
-        /// Bytes that were sent to the client are not yet acknowledged.
-        Unacked => "unacked",
         /// The backend spoke before the flow entries stood.
         ServerFirst => "server_first",
-        /// What the client already sent exceeds the backend's window or send buffer.
+        /// What the client already sent exceeds the backend's window.
         Window => "window",
         /// All slots or flow entries are taken.
         Full => "full",
         /// No free source port towards this backend.
         Ports => "ports",
-        /// A system call of the handoff failed; the log says which.
+        /// A system call of the handoff failed; the log says which at level `debug`.
         Error => "error",
     }
 }

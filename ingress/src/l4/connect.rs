@@ -1,0 +1,90 @@
+//! Opens the connection to a backend, in a form that can be handed off: a source port of our own, a SYN that the programs
+//! prepare, segments no larger than the client takes.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ingress_ebpf::names::{PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_TWICE};
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::config::HandoffPolicy;
+use crate::dataplane::repair::{self, Info};
+use crate::dataplane::{Flows, Kernel, PortGuard};
+
+/// A connected socket towards a backend.
+#[derive(Debug)]
+pub(crate) struct BackendSocket {
+    pub(crate) stream: TcpStream,
+    /// Our own address and port.
+    pub(crate) source: SocketAddr,
+    /// From our own allocator; without it the connection is relayed.
+    pub(crate) port: Option<PortGuard>,
+}
+
+/// A client this far away sends its SYN's twin along, so that the backend's first RTT sample is the client's.
+const FAR: Duration = Duration::from_millis(5);
+/// Ports that are tried when the kernel still holds a socket on one.
+const PORT_TRIES: usize = 8;
+
+/// Connects within `timeout`.
+pub(crate) async fn connect(
+    kernel: &Kernel,
+    client: &TcpStream,
+    backend: SocketAddr,
+    timeout: Duration,
+    policy: HandoffPolicy,
+) -> io::Result<BackendSocket> {
+    let connecting = async {
+        match (kernel.flows_table(), policy, backend) {
+            (Some(flows), HandoffPolicy::Always, SocketAddr::V4(_)) => for_handoff(flows, client, backend).await,
+            _ => plain(TcpStream::connect(backend).await?, None),
+        }
+    };
+    tokio::time::timeout(timeout, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+fn plain(stream: TcpStream, port: Option<PortGuard>) -> io::Result<BackendSocket> {
+    if port.is_none() {
+        stream.set_nodelay(true)?;
+    }
+    let source = stream.local_addr()?;
+    Ok(BackendSocket { stream, source, port })
+}
+
+async fn for_handoff(flows: &Arc<Flows>, client: &TcpStream, backend: SocketAddr) -> io::Result<BackendSocket> {
+    let client = repair::info(client.as_raw_fd())?;
+    for _ in 0..PORT_TRIES {
+        let Some(port) = flows.take_port(backend) else { break };
+        let socket = prepared(&client)?;
+        if socket.bind((Ipv4Addr::UNSPECIFIED, port.port()).into()).is_err() {
+            continue;
+        }
+        match socket.connect(backend).await {
+            Ok(stream) => return plain(stream, Some(port)),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => return Err(error),
+        }
+    }
+    plain(TcpStream::connect(backend).await?, None)
+}
+
+fn prepared(client: &Info) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    let mut request = PRIORITY_SYN;
+    if !client.sack {
+        request |= PRIORITY_SYN_NO_SACK;
+    }
+    if client.rtt > FAR {
+        request |= PRIORITY_SYN_TWICE;
+    }
+    let options = SockRef::from(&socket);
+    options.set_reuse_address(true)?;
+    options.set_tcp_nodelay(true)?;
+    options.set_priority(request)?;
+    options.set_tcp_mss(client.send_mss)?;
+    Ok(socket)
+}

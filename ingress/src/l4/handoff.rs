@@ -1,0 +1,272 @@
+//! Moves an established connection from its two sockets into the kernel path.
+//!
+//! Both sockets go on receiving all the while; nothing is frozen. What makes that safe is that the differences between the
+//! two legs' numbers never change: if late bytes of the client reach our socket after all, its read position and the end of
+//! what we write to the backend move by the same amount.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ingress_ebpf::connection::WindowScales;
+use nix::errno::Errno;
+use nix::sys::socket::MsgFlags;
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::connect::BackendSocket;
+use super::limits::Guards;
+use super::outcome::{ConnectionInfo, RelayReason};
+use crate::config::HandoffPolicy;
+use crate::dataplane::repair::{self, Info, Numbers};
+use crate::dataplane::{Arming, Flows, Kernel, Paths, Plan};
+
+/// Everything that belongs to one connection at the moment when its backend is connected.
+#[derive(Debug)]
+pub(crate) struct Handoff {
+    pub(crate) client: TcpStream,
+    pub(crate) wire: Wire,
+    pub(crate) backend: BackendSocket,
+    /// PROXY header and what was read from the client after its own PROXY header. Not yet written.
+    pub(crate) first_flight: Vec<u8>,
+    /// Bytes of `first_flight`'s tail that came from the client.
+    pub(crate) hello_len: usize,
+    pub(crate) policy: HandoffPolicy,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) info: ConnectionInfo,
+    pub(crate) guards: Guards,
+}
+
+/// The addresses in the client's packets, whatever a PROXY header says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire {
+    pub(crate) client: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+/// Who carries the connection from here on.
+#[derive(Debug)]
+pub(crate) enum HandoffOutcome {
+    /// The kernel has it; the dataplane reports its end and drops the guards.
+    Kernel,
+    Relay {
+        reason: RelayReason,
+        handoff: Box<Handoff>,
+    },
+}
+
+/// Both legs at the moment of the handoff.
+struct Legs {
+    client: SocketAddr,
+    local: SocketAddr,
+    source: SocketAddr,
+    backend: SocketAddr,
+    client_numbers: Numbers,
+    backend_numbers: Numbers,
+    scale: WindowScales,
+    to_backend_device: u32,
+    to_client_device: u32,
+}
+
+pub(crate) async fn handoff(kernel: &Kernel, mut request: Handoff) -> HandoffOutcome {
+    let reason = match try_handoff(kernel, &mut request) {
+        Ok(arming) => match complete(arming, request).await {
+            Ok(()) => return HandoffOutcome::Kernel,
+            Err(ended) => {
+                request = *ended;
+                RelayReason::Error
+            }
+        },
+        Err(reason) => reason,
+    };
+    HandoffOutcome::Relay { reason, handoff: Box::new(request) }
+}
+
+/// Proves that the connection can be handed off, installs its entries and takes what the client's socket still holds.
+fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayReason> {
+    match request.policy {
+        HandoffPolicy::Always => {}
+        HandoffPolicy::Never => return Err(RelayReason::Policy),
+    }
+    let flows = kernel.flows_table().ok_or(RelayReason::KernelOff)?;
+    let legs = Legs::prove(flows, request)?;
+
+    let flight = u32::try_from(request.first_flight.len()).map_err(|_| RelayReason::Window)?;
+    let hello = u32::try_from(request.hello_len).map_err(|_| RelayReason::Window)?;
+    let first_flight_end = legs.backend_numbers.write.wrapping_add(flight);
+    let plan = Plan {
+        info: &request.info,
+        client: legs.client,
+        local: legs.local,
+        source: legs.source,
+        backend: legs.backend,
+        client_read: legs.client_numbers.read,
+        client_start: legs.client_numbers.read.wrapping_sub(hello),
+        client_write: legs.client_numbers.write,
+        backend_read: legs.backend_numbers.read,
+        first_flight_end,
+        // No acknowledgement reaches this: what the backend says now stays out until it is certain that nothing slipped
+        // into our socket before the entries stood.
+        min_ack: first_flight_end.wrapping_add(1),
+        scale: legs.scale,
+        to_backend_device: legs.to_backend_device,
+        to_client_device: legs.to_client_device,
+        idle_timeout: request.idle_timeout,
+    };
+    let arming = flows.arm(&plan)?;
+    let spoke = repair::has_spoken(request.backend.stream.as_raw_fd()).map_err(failed("state of the backend"))?;
+    if spoke {
+        return Err(RelayReason::ServerFirst);
+    }
+    let before = request.first_flight.len();
+    let drained = drain(&request.client, &mut request.first_flight);
+    let late = request.first_flight.len() - before;
+    request.hello_len += late;
+    drained?;
+    // Whatever is left now lies beyond a missing segment. The client was told that it arrived (SACK), which would not be
+    // true of the backend.
+    if repair::holds_out_of_order(request.client.as_raw_fd()).map_err(failed("queues of the client"))? {
+        return Err(RelayReason::OutOfOrder);
+    }
+    let late = u32::try_from(late).map_err(|_| RelayReason::Window)?;
+    arming.raise_min_ack(first_flight_end.wrapping_add(late));
+    Ok(arming)
+}
+
+/// Sends the first flight by the backend's socket and lets both sockets go.
+///
+/// # Errors
+/// The backend did not take it. Nobody knows how much of it arrived, so both ends are reset; the request comes back with
+/// its sockets shut, for the books.
+async fn complete(arming: Arming, mut request: Handoff) -> Result<(), Box<Handoff>> {
+    let sent = timeout(FIRST_FLIGHT_TIMEOUT, request.backend.stream.write_all(&request.first_flight)).await;
+    if let Err(error) = sent.map_err(io::Error::from).and_then(|written| written) {
+        tracing::debug!(%error, "the backend did not take the first flight");
+        drop(arming);
+        for stream in [&request.client, &request.backend.stream] {
+            let socket = SockRef::from(stream);
+            // Both can only fail on a socket that is already dead.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        request.first_flight.clear();
+        request.hello_len = 0;
+        return Err(Box::new(request));
+    }
+    let Handoff { client, backend: BackendSocket { stream, port, .. }, first_flight, guards, .. } = request;
+    let silent = first_flight.is_empty();
+    let (Ok(client), Ok(backend), Some(port)) = (client.into_std(), stream.into_std(), port) else {
+        // Neither can happen to a registered socket with a port; if it does, dropping resets both ends.
+        return Ok(());
+    };
+    repair::close_silently(OwnedFd::from(client));
+    arming.done(OwnedFd::from(backend), port, Box::new(guards), silent);
+    Ok(())
+}
+
+impl Legs {
+    fn prove(flows: &Arc<Flows>, request: &Handoff) -> Result<Self, RelayReason> {
+        if request.backend.port.is_none() {
+            return Err(if request.backend.source.is_ipv4() { RelayReason::Ports } else { RelayReason::Family });
+        }
+        let (client_fd, backend_fd) = (request.client.as_raw_fd(), request.backend.stream.as_raw_fd());
+        let Wire { client, local } = request.wire;
+        let source = request.backend.source;
+        let backend = request.info.backend_address;
+        if !(client.is_ipv4() && local.is_ipv4() && backend.is_ipv4()) {
+            return Err(RelayReason::Family);
+        }
+
+        let devices = PATHS.with_borrow_mut(|paths| {
+            if paths.is_none() {
+                *paths = Some(Paths::open().map_err(failed("netlink"))?);
+            }
+            let paths = paths.as_mut().ok_or(RelayReason::Error)?;
+            let now = Instant::now();
+            let to_client = flows.device(paths, local.ip(), client.ip(), now)?;
+            let to_backend = flows.device(paths, source.ip(), backend.ip(), now)?;
+            Ok((to_client, to_backend))
+        });
+        let (to_client_device, to_backend_device) = devices?;
+        if !flows.saw_handshake(client, local) || !flows.saw_handshake(backend, source) {
+            return Err(RelayReason::Unseen);
+        }
+
+        let client_info = repair::info(client_fd).map_err(failed("TCP_INFO of the client"))?;
+        let backend_info = repair::info(backend_fd).map_err(failed("TCP_INFO of the backend"))?;
+        check(&client_info, &backend_info)?;
+        let client_numbers = repair::numbers(client_fd).map_err(failed("numbers of the client"))?;
+        let backend_numbers = repair::numbers(backend_fd).map_err(failed("numbers of the backend"))?;
+        if backend_numbers.unread > 0 {
+            return Err(RelayReason::ServerFirst);
+        }
+        let flight = request.first_flight.len() as u64 + u64::from(client_numbers.unread);
+        if backend_info.send_window != 0 && flight > u64::from(backend_info.send_window) {
+            return Err(RelayReason::Window);
+        }
+        let scale = WindowScales {
+            client: client_info.peer_scale,
+            to_client: client_info.own_scale,
+            backend: backend_info.peer_scale,
+            to_backend: backend_info.own_scale,
+        };
+        Ok(Self {
+            client,
+            local,
+            source,
+            backend,
+            client_numbers,
+            backend_numbers,
+            scale,
+            to_backend_device,
+            to_client_device,
+        })
+    }
+}
+
+/// What the two handshakes agreed on must be one and the same.
+fn check(client: &Info, backend: &Info) -> Result<(), RelayReason> {
+    if !client.established || !backend.established {
+        return Err(RelayReason::HalfClosed);
+    }
+    if client.timestamps || backend.timestamps || client.sack != backend.sack {
+        return Err(RelayReason::Options);
+    }
+    if client.receive_mss > backend.send_mss || backend.receive_mss > client.send_mss {
+        return Err(RelayReason::Mtu);
+    }
+    Ok(())
+}
+
+/// Reads what the client's socket received before its entry stood.
+fn drain(client: &TcpStream, into: &mut Vec<u8>) -> Result<(), RelayReason> {
+    loop {
+        let mut chunk = [0; 4096];
+        // Straight from the socket: tokio's own readiness may lag behind it.
+        match nix::sys::socket::recv(client.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => return Err(RelayReason::HalfClosed),
+            Ok(n) => into.extend_from_slice(&chunk[..n]),
+            Err(Errno::EAGAIN) => return Ok(()),
+            Err(error) => return Err(failed("draining the client")(error.into())),
+        }
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> RelayReason {
+    move |error| {
+        tracing::debug!(%error, what, "handoff");
+        RelayReason::Error
+    }
+}
+
+const FIRST_FLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// One netlink socket a worker.
+    static PATHS: RefCell<Option<Paths>> = const { RefCell::new(None) };
+}

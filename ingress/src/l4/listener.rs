@@ -1,0 +1,259 @@
+//! Keeps the bound sockets equal to the snapshot's listeners.
+//!
+//! A socket that a new snapshot still wants is never touched: its connections read timeouts, limits and routes from the
+//! snapshot, so only address, device and name are bound to the socket. A port that is taken makes a degraded listener,
+//! which is retried and shown; it never fails a start or a reload.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::socket::{self, Binding};
+use super::worker::{Listen, Workers};
+use crate::config::{Config, ListenerProtocol};
+use crate::dataplane::Kernel;
+use crate::route::ListenerName;
+use crate::snapshot::Snapshot;
+
+/// What each listener's sockets do now, for status and metrics.
+#[derive(Clone, Debug, Default)]
+pub struct ListenerStates(Arc<Mutex<Vec<ListenerState>>>);
+
+/// One address of one listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerState {
+    pub listener: String,
+    /// As bound: a configured port 0 is the one that the kernel chose.
+    pub address: SocketAddr,
+    pub device: Option<String>,
+    /// Why it does not listen; `None`: it does.
+    pub error: Option<String>,
+    pub since: std::time::Instant,
+}
+
+/// Binds and closes. One task; ends with all sockets closed.
+#[derive(Debug)]
+pub struct Listeners {
+    workers: Vec<mpsc::Sender<Listen>>,
+    kernel: Kernel,
+    states: ListenerStates,
+    bound: BTreeMap<Wanted, Bound>,
+    degraded: BTreeMap<Wanted, Degraded>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    listener: ListenerName,
+    binding: Binding,
+}
+
+#[derive(Debug)]
+struct Bound {
+    /// Handles on the workers' sockets.
+    sockets: Vec<TcpListener>,
+    /// The MSS that they announce; `None`: the kernel's own choice.
+    segment: Option<u32>,
+    address: SocketAddr,
+    since: Instant,
+    stop: CancellationToken,
+    open: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Degraded {
+    error: String,
+    since: Instant,
+    retry_at: Instant,
+    wait: Duration,
+}
+
+impl ListenerStates {
+    pub fn all(&self) -> Vec<ListenerState> {
+        self.0.lock().clone()
+    }
+}
+
+impl Listeners {
+    /// Takes over what `workers` listen to.
+    pub fn new(workers: &mut Workers, kernel: Kernel, states: ListenerStates) -> Self {
+        let workers = std::mem::take(&mut workers.commands);
+        Self { workers, kernel, states, bound: BTreeMap::new(), degraded: BTreeMap::new() }
+    }
+
+    /// Follows the snapshots until `stop`; then closes every socket.
+    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, stop: CancellationToken) {
+        loop {
+            let retry = self.degraded.values().map(|d| d.retry_at).min();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    self.follow(&snapshot).await;
+                }
+                // Names resolve late and routes change.
+                () = tokio::time::sleep(SEGMENTS_AGAIN) => {
+                    let snapshot = snapshots.borrow().clone();
+                    self.size_segments(&snapshot);
+                }
+                () = wait_until(retry), if retry.is_some() => self.retry().await,
+            }
+        }
+        self.keep_only(&BTreeSet::new()).await;
+        self.publish();
+    }
+
+    /// Makes the sockets what `config` says.
+    pub async fn follow(&mut self, snapshot: &Snapshot) {
+        let wanted = wanted(&snapshot.config);
+        // Closed before opened, because an address may have moved from one listener to another.
+        self.keep_only(&wanted).await;
+        // Told before opened: a connection whose SYN the programs have not prepared cannot be handed off.
+        self.announce(&wanted);
+        for wanted in &wanted {
+            if !self.bound.contains_key(wanted) && !self.degraded.contains_key(wanted) {
+                self.bind(wanted.clone(), None).await;
+            }
+        }
+        self.announce(&wanted);
+        self.size_segments(snapshot);
+        self.publish();
+    }
+
+    /// Keeps the announced MSS within the narrowest path behind each listener.
+    fn size_segments(&mut self, snapshot: &Snapshot) {
+        for (wanted, bound) in &mut self.bound {
+            let Some(listener) = snapshot.config.listeners.get(&wanted.listener) else { continue };
+            let pools = snapshot.pools.values().filter(|pool| match &listener.protocol {
+                ListenerProtocol::Tcp { pool: only } => pool.name == *only,
+                ListenerProtocol::Tls { .. } => true,
+            });
+            let segment = socket::largest_segment(pools.flat_map(|pool| pool.all()).flat_map(|b| b.addresses()));
+            if segment == bound.segment {
+                continue;
+            }
+            for socket in &bound.sockets {
+                if let Err(error) = SockRef::from(socket).set_tcp_mss(segment.unwrap_or(0)) {
+                    tracing::warn!(listener = %wanted.listener, %error, "cannot set the MSS: some connections are relayed");
+                }
+            }
+            bound.segment = segment;
+        }
+    }
+
+    /// Tells the kernel path where clients connect: where the kernel chose the port, once it is known.
+    fn announce(&self, wanted: &BTreeSet<Wanted>) {
+        let address = |wanted: &Wanted| self.bound.get(wanted).map_or(wanted.binding.address, |bound| bound.address);
+        let addresses: Vec<_> = wanted.iter().map(address).filter(|address| address.port() != 0).collect();
+        self.kernel.listen_on(&addresses);
+    }
+
+    async fn keep_only(&mut self, wanted: &BTreeSet<Wanted>) {
+        self.degraded.retain(|at, _| wanted.contains(at));
+        for (at, bound) in self.bound.extract_if(.., |at, _| !wanted.contains(at)) {
+            bound.stop.cancel();
+            bound.open.close();
+            bound.open.wait().await;
+            tracing::info!(listener = %at.listener, address = %bound.address, "stopped listening");
+        }
+    }
+
+    async fn retry(&mut self) {
+        let now = Instant::now();
+        let due: Vec<_> = self.degraded.extract_if(.., |_, degraded| degraded.retry_at <= now).collect();
+        for (wanted, before) in due {
+            self.bind(wanted, Some(before)).await;
+        }
+        self.publish();
+    }
+
+    async fn bind(&mut self, wanted: Wanted, before: Option<Degraded>) {
+        let Wanted { listener, binding } = &wanted;
+        match self.open(listener, binding).await {
+            Ok(bound) => {
+                tracing::info!(%listener, address = %bound.address, "listening");
+                self.bound.insert(wanted, bound);
+            }
+            Err(error) => {
+                let error = describe(&error);
+                if before.as_ref().is_none_or(|before| before.error != error) {
+                    tracing::warn!(%listener, address = %binding.address, error, "cannot listen yet; trying again");
+                }
+                let now = Instant::now();
+                let wait = before.as_ref().map_or(FIRST_RETRY, |before| (before.wait * 2).min(LAST_RETRY));
+                let since = before.map_or(now, |before| before.since);
+                self.degraded.insert(wanted, Degraded { error, since, retry_at: now + wait, wait });
+            }
+        }
+    }
+
+    async fn open(&self, listener: &ListenerName, binding: &Binding) -> io::Result<Bound> {
+        let sockets = socket::listen(binding, self.workers.len())?;
+        let handles = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+        let address = sockets.first().map_or(Ok(binding.address), |socket| socket.local_addr())?;
+        let (stop, open) = (CancellationToken::new(), TaskTracker::new());
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            let (listener, stop, open) = (listener.clone(), stop.clone(), open.token());
+            let listen = Listen { listener, socket, address, stop, open };
+            worker.send(listen).await.map_err(|_| io::Error::other("a worker thread has ended"))?;
+        }
+        Ok(Bound { sockets: handles, segment: None, address, since: Instant::now(), stop, open })
+    }
+
+    fn publish(&self) {
+        let state = |at: &Wanted, address, error, since: Instant| ListenerState {
+            listener: at.listener.to_string(),
+            address,
+            device: at.binding.device.clone(),
+            error,
+            since: since.into_std(),
+        };
+        let bound = self.bound.iter().map(|(at, bound)| state(at, bound.address, None, bound.since));
+        let degraded =
+            self.degraded.iter().map(|(at, d)| state(at, at.binding.address, Some(d.error.clone()), d.since));
+        let mut states: Vec<_> = bound.chain(degraded).collect();
+        states.sort_by(|a, b| (&a.listener, a.address).cmp(&(&b.listener, b.address)));
+        *self.states.0.lock() = states;
+    }
+}
+
+fn wanted(config: &Config) -> BTreeSet<Wanted> {
+    let addresses = config.listeners.iter().flat_map(|(name, listener)| {
+        listener.bind.iter().map(move |address| Wanted {
+            listener: name.clone(),
+            binding: Binding { address: *address, device: listener.device.clone() },
+        })
+    });
+    addresses.collect()
+}
+
+fn describe(error: &io::Error) -> String {
+    let words = [
+        (io::ErrorKind::AddrInUse, "the port is taken by another process"),
+        (io::ErrorKind::AddrNotAvailable, "this host does not have the address"),
+        (io::ErrorKind::PermissionDenied, "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE"),
+    ];
+    let known = words.iter().find(|(kind, _)| *kind == error.kind());
+    known.map_or_else(|| error.to_string(), |(_, words)| (*words).to_owned())
+}
+
+async fn wait_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
+}
+
+const SEGMENTS_AGAIN: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LAST_RETRY: Duration = Duration::from_secs(5);

@@ -1,0 +1,87 @@
+//! Listening sockets: one per worker and address, created together.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Binding {
+    pub(super) address: SocketAddr,
+    /// `SO_BINDTODEVICE`.
+    pub(super) device: Option<String>,
+}
+
+/// Binds `count` sockets to one address, among which the kernel spreads the connections. All of them or none.
+pub(super) fn listen(binding: &Binding, count: usize) -> io::Result<Vec<TcpListener>> {
+    probe(binding)?;
+    let mut binding = binding.clone();
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = open(&binding)?;
+        socket.set_reuse_port(true)?;
+        // Accepted sockets inherit both. Urgent data stays in the stream: the relay carries it as any other byte.
+        socket.set_out_of_band_inline(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&binding.address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = TcpListener::from(socket);
+        // Port 0: what the kernel chose for the first is the port of all.
+        binding.address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+/// Fails where another process listens. Sockets that share a port would not notice: a second daemon, started by mistake,
+/// would silently take half of the connections.
+fn probe(binding: &Binding) -> io::Result<()> {
+    if binding.address.port() == 0 {
+        return Ok(());
+    }
+    open(binding)?.bind(&binding.address.into())
+}
+
+fn open(binding: &Binding) -> io::Result<Socket> {
+    let domain = Domain::for_address(binding.address);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+    }
+    if let Some(device) = &binding.device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+/// Connections that wait for `accept`. The kernel caps it at `net.core.somaxconn`, 4096 on Debian.
+const BACKLOG: i32 = 4096;
+
+/// The largest MSS that connections towards `backends` can keep on every path (RFC 9293 section 3.7.1: MTU less 40). `None`:
+/// no path is known to be narrower than what the kernel would announce anyway.
+///
+/// A client sizes its segments by our SYN-ACK, and a spliced segment is never cut: it must fit the backend's path whole.
+pub(super) fn largest_segment(backends: impl Iterator<Item = SocketAddr>) -> Option<u32> {
+    const HEADERS: u32 = 40;
+    /// The kernel takes 88 to 32767 (`TCP_MIN_MSS`, `MAX_TCP_WINDOW`).
+    const KERNEL_RANGE: (u32, u32) = (88, 32_767);
+    let narrowest = backends.filter_map(|backend| path_mtu(backend).ok()).min()?;
+    Some(narrowest.saturating_sub(HEADERS).clamp(KERNEL_RANGE.0, KERNEL_RANGE.1))
+}
+
+/// What the kernel knows of the path to `backend`; asks nobody on the network.
+fn path_mtu(backend: SocketAddr) -> io::Result<u32> {
+    let SocketAddr::V4(_) = backend else { return Err(io::ErrorKind::Unsupported.into()) };
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
+    socket.connect(&backend.into())?;
+    let mut mtu: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU, (&raw mut mtu).cast(), &raw mut len)
+    };
+    if result == 0 { Ok(mtu as u32) } else { Err(io::Error::last_os_error()) }
+}
