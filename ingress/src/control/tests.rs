@@ -1,0 +1,185 @@
+//! Files that come, change, break and return.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::route::PoolName;
+
+const BROKEN: &str = "listeners: [";
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Lab {
+    directory: TempDir,
+    file: PathBuf,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let directory = TempDir::new().expect("directory");
+        let file = directory.path().join("ingress.yaml");
+        Self { directory, file }
+    }
+
+    /// `backend` is the port of pool `app`'s one backend.
+    fn text(&self, backend: u16) -> String {
+        let state = self.directory.path().join("state");
+        format!(
+            "listeners: {{ tls: {{ bind: '127.0.0.1:0' }} }}\n\
+             routes: [{{ sni: app.example.com, pool: app }}]\n\
+             pools: {{ app: {{ backends: ['192.0.2.1:{backend}'] }}, other: {{ backends: ['192.0.2.2:443'] }} }}\n\
+             state_dir: {}\n",
+            state.display()
+        )
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.file, text).expect("write");
+    }
+
+    fn start(&self) -> Result<Control, LoadError> {
+        Control::start(&self.file, Metrics::new())
+    }
+}
+
+/// A control that runs, and the one way to stop it.
+struct Running {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    state: watch::Receiver<ConfigState>,
+    requests: mpsc::Sender<ReloadRequest>,
+    stop: CancellationToken,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Running {
+    fn new(control: Control) -> Self {
+        let (snapshots, state) = (control.snapshots(), control.state());
+        let (requests, received) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(control.run(received, stop.clone()));
+        Self { snapshots, state, requests, stop, task }
+    }
+
+    async fn reload(&self) -> Result<Reloaded, String> {
+        let (done, answer) = tokio::sync::oneshot::channel();
+        self.requests.send(ReloadRequest { done }).await.expect("control runs");
+        timeout(DEADLINE, answer).await.expect("answer in time").expect("an answer")
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        timeout(DEADLINE, self.task).await.expect("end in time").expect("no panic").expect("no error");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_file_is_the_next_generation_and_an_unchanged_backend_stays_the_same() {
+    let lab = Lab::new();
+    lab.write(&lab.text(443));
+    let control = lab.start().expect("good file");
+    let before = control.snapshots().borrow().clone();
+    lab.write(&lab.text(444));
+    assert_eq!(control.reload().map(|reloaded| reloaded.generation), Ok(2));
+    let after = control.snapshots().borrow().clone();
+    let backend = |snapshot: &Snapshot, pool| Arc::clone(&snapshot.pools[&PoolName::new(pool)].backends[0]);
+    assert!(Arc::ptr_eq(&backend(&before, "other"), &backend(&after, "other")));
+    assert!(!Arc::ptr_eq(&backend(&before, "app"), &backend(&after, "app")));
+}
+
+#[tokio::test]
+async fn a_reload_that_changes_nothing_publishes_nothing() {
+    let lab = Lab::new();
+    lab.write(&lab.text(443));
+    let control = lab.start().expect("good file");
+    let snapshots = control.snapshots();
+    lab.write(&format!("{}# a comment is no change\n", lab.text(443)));
+    assert_eq!(control.reload().map(|reloaded| reloaded.generation), Ok(1));
+    assert!(!snapshots.has_changed().expect("control is alive"));
+    assert!(control.state().borrow().text.ends_with("no change\n"), "the text in use is the new one");
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_the_old_configuration_until_it_is_mended() {
+    let lab = Lab::new();
+    lab.write(&lab.text(443));
+    let control = lab.start().expect("good file");
+    lab.write(BROKEN);
+    let problems = control.reload().expect_err("broken");
+    assert!(problems.contains("ingress.yaml:2:1"), "{problems}");
+    assert_eq!(control.snapshots().borrow().generation.0, 1);
+    assert_eq!(control.state().borrow().last_error.as_deref(), Some(&*problems));
+    lab.write(&lab.text(443));
+    assert_eq!(control.reload().map(|reloaded| reloaded.generation), Ok(1));
+    assert_eq!(control.state().borrow().last_error, None);
+}
+
+#[tokio::test]
+async fn a_start_with_a_broken_file_serves_the_last_good_one_and_returns_to_the_file_when_it_is_mended() {
+    let lab = Lab::new();
+    lab.write(&lab.text(443));
+    drop(lab.start().expect("good file"));
+    // The end is missing, as in a copy that was cut off; where state is kept can still be read.
+    lab.write(&format!("{}pools: [", lab.text(443)));
+    let control = lab.start().expect("last good");
+    let state = control.state().borrow().clone();
+    assert_eq!((state.source, &*state.text), (ConfigSource::LastGood, &*lab.text(443)));
+    assert!(state.last_error.is_some());
+    lab.write(&lab.text(444));
+    control.reload().expect("mended");
+    assert_eq!(control.state().borrow().source, ConfigSource::File);
+}
+
+#[tokio::test]
+async fn without_any_good_configuration_the_start_fails_with_the_problems() {
+    let lab = Lab::new();
+    assert!(matches!(lab.start(), Err(LoadError::Read { .. })), "a missing file");
+    lab.write(&format!("nonsense: true\n{}", lab.text(443)));
+    let problems = lab.start().expect_err("broken and no last good").to_string();
+    assert!(problems.contains("nonsense"), "{problems}");
+}
+
+#[tokio::test]
+async fn a_changed_file_is_noticed_however_it_was_written() {
+    let lab = Lab::new();
+    lab.write(&lab.text(443));
+    let mut running = Running::new(lab.start().expect("good file"));
+    // The answer proves that the watch stands.
+    running.reload().await.expect("good file");
+
+    lab.write(&lab.text(444));
+    timeout(DEADLINE, running.snapshots.changed()).await.expect("in place: noticed").expect("control runs");
+    running.snapshots.mark_unchanged();
+
+    let beside = lab.directory.path().join("ingress.yaml.new");
+    fs::write(&beside, lab.text(445)).expect("write");
+    fs::rename(&beside, &lab.file).expect("rename");
+    timeout(DEADLINE, running.snapshots.changed()).await.expect("renamed: noticed").expect("control runs");
+
+    running.state.mark_unchanged();
+    lab.write(BROKEN);
+    let refused = running.state.wait_for(|state| state.last_error.is_some());
+    timeout(DEADLINE, refused).await.expect("broken: noticed").expect("control runs");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_behind_a_symbolic_link_is_watched_where_it_is() {
+    let lab = Lab::new();
+    let real = TempDir::new().expect("directory");
+    let target = real.path().join("real.yaml");
+    fs::write(&target, lab.text(443)).expect("write");
+    std::os::unix::fs::symlink(&target, &lab.file).expect("link");
+    let mut running = Running::new(lab.start().expect("good file"));
+    running.reload().await.expect("good file");
+    fs::write(&target, lab.text(444)).expect("write");
+    timeout(DEADLINE, running.snapshots.changed()).await.expect("noticed").expect("control runs");
+    running.stop().await;
+}
