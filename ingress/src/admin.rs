@@ -1,0 +1,95 @@
+//! What operators and their tools ask a running daemon, and tell it.
+//!
+//! Two doors. The Unix socket (mode 0600) speaks the whole API to the CLI: [`api`]. The optional TCP address shows metrics,
+//! the stats page and probes, and changes nothing: [`http`]. Both read what others publish; nothing here holds state of
+//! its own but the state of its own sockets.
+
+pub mod api;
+pub mod http;
+pub mod socket;
+pub mod stats_page;
+pub mod status;
+
+mod auth;
+mod server;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::dataplane::view::KernelStatus;
+use crate::flow::{FlowCommand, FlowView};
+use crate::metrics::Metrics;
+use crate::snapshot::Snapshot;
+
+pub use crate::control::state::{ConfigSource, ConfigState, ReloadRequest, Reloaded};
+pub use socket::AdminSocket;
+pub use status::{HttpStatus, ListenerStatus, Status};
+
+/// The kernel path as admin sees it. Calls may take milliseconds; admin makes them off the async threads.
+pub trait KernelView: Send + Sync + 'static {
+    fn status(&self) -> KernelStatus;
+    fn flows(&self) -> Vec<FlowView>;
+}
+
+/// The connections that userspace relays.
+pub trait ConnectionsView: Send + Sync + 'static {
+    fn flows(&self) -> Vec<FlowView>;
+}
+
+/// The bound ports. Only identity and state need be filled; admin adds the counts from [`Metrics`].
+pub trait ListenersView: Send + Sync + 'static {
+    fn listeners(&self) -> Vec<ListenerStatus>;
+}
+
+/// Everything that admin reads from, and the two channels that it may write to.
+pub struct Sources {
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub metrics: Arc<Metrics>,
+    pub kernel: Arc<dyn KernelView>,
+    pub connections: Arc<dyn ConnectionsView>,
+    pub listeners: Arc<dyn ListenersView>,
+    pub config: watch::Receiver<ConfigState>,
+    pub commands: mpsc::Sender<FlowCommand>,
+    pub reload: mpsc::Sender<ReloadRequest>,
+    /// Cancelled when the daemon takes no new connections: `/readyz` says so.
+    pub draining: CancellationToken,
+}
+
+/// One per daemon.
+pub struct Admin {
+    sources: Sources,
+    started: Instant,
+    node: String,
+    http: Mutex<Vec<HttpStatus>>,
+}
+
+impl Admin {
+    pub fn new(sources: Sources) -> Arc<Self> {
+        let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        Arc::new(Self { sources, started: Instant::now(), node, http: Mutex::default() })
+    }
+
+    /// Answers on the Unix socket, and on TCP as the configuration says, until `shutdown`.
+    pub async fn serve(self: Arc<Self>, socket: AdminSocket, shutdown: CancellationToken) {
+        let api = server::serve(socket, api::router(self.clone()), shutdown.clone());
+        let http = http::supervise(self, shutdown);
+        tokio::join!(api, http);
+    }
+
+    /// Runs `read` where a system call or a long walk disturbs nobody.
+    async fn read<T: Send + 'static>(self: Arc<Self>, read: fn(&Self) -> T) -> Result<T, tokio::task::JoinError> {
+        tokio::task::spawn_blocking(move || read(&self)).await
+    }
+}
+
+/// The longest that one request may take; a reload resolves names and opens sockets within it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

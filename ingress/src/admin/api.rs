@@ -1,0 +1,178 @@
+//! The JSON API on the Unix socket; [`crate::cli`] is its main user. docs/operations.md lists it for others.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`](super::Status) |
+//! | `GET /v1/flows?filter` | [`FlowList`] |
+//! | `POST /v1/flows/kill` with [`FlowQuery`] | [`Killed`] |
+//! | `GET /v1/pools` | a list of [`PoolView`](crate::balance::PoolView) |
+//! | `POST /v1/reload` | [`Reloaded`](super::Reloaded), or 422 and why not |
+//! | `GET /v1/config` | the YAML in use |
+//! | `GET /metrics` | as on TCP |
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::{Admin, ReloadRequest, Reloaded, http};
+use crate::flow::{FlowCommand, FlowFilter, FlowView};
+use crate::l4::outcome::EndReason;
+
+/// Which connections. Unknown keys are errors: a typo must never widen what `kill` hits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Of a list: at most so many, the newest. `None`: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Of a kill: an empty filter is meant.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowList {
+    /// How many matched; `flows` may be fewer.
+    pub total: usize,
+    pub flows: Vec<FlowView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Killed {
+    pub killed: usize,
+}
+
+/// The body of every answer that is not 2xx.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: String,
+}
+
+#[derive(Debug)]
+struct ApiError(StatusCode, String);
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+pub(super) fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/flows", get(flows))
+        .route("/v1/flows/kill", post(kill))
+        .route("/v1/pools", get(pools))
+        .route("/v1/reload", post(reload))
+        .route("/v1/config", get(config))
+        .route("/metrics", get(http::metrics))
+        .fallback(|| async { ApiError(StatusCode::NOT_FOUND, "no such endpoint".into()) })
+        .with_state(admin)
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Answer<super::Status> {
+    Ok(Json(admin.read(Admin::status).await?))
+}
+
+async fn pools(State(admin): State<Arc<Admin>>) -> Answer<Vec<crate::balance::PoolView>> {
+    Ok(Json(admin.read(Admin::pools).await?))
+}
+
+async fn flows(State(admin): State<Arc<Admin>>, query: Result<Query<FlowQuery>, QueryRejection>) -> Answer<FlowList> {
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(usize::MAX);
+    let filter = FlowFilter::from(query);
+    let list = tokio::task::spawn_blocking(move || {
+        let mut flows = admin.sources.kernel.flows();
+        flows.extend(admin.sources.connections.flows());
+        flows.retain(|flow| filter.matches(flow));
+        flows.sort_unstable_by(|a, b| a.age.total_cmp(&b.age));
+        let total = flows.len();
+        flows.truncate(limit);
+        FlowList { total, flows }
+    });
+    Ok(Json(list.await?))
+}
+
+async fn kill(State(admin): State<Arc<Admin>>, query: Result<Json<FlowQuery>, JsonRejection>) -> Answer<Killed> {
+    let Json(query) = query?;
+    let all = query.all;
+    let filter = FlowFilter::from(query);
+    if filter.is_empty() && !all {
+        let why = "an empty filter would end every connection; give a filter, or all=true if that is meant";
+        return Err(ApiError(StatusCode::BAD_REQUEST, why.into()));
+    }
+    tracing::info!(?filter, "connections are ended by an operator");
+    let (done, killed) = oneshot::channel();
+    let command = FlowCommand::Cut { filter, reason: EndReason::Killed, done: Some(done) };
+    admin.sources.commands.send(command).await.map_err(|_| stopping())?;
+    Ok(Json(Killed { killed: killed.await.map_err(|_| stopping())? }))
+}
+
+async fn reload(State(admin): State<Arc<Admin>>) -> Answer<Reloaded> {
+    let (done, outcome) = oneshot::channel();
+    admin.sources.reload.send(ReloadRequest { done }).await.map_err(|_| stopping())?;
+    let outcome = outcome.await.map_err(|_| stopping())?;
+    outcome.map(Json).map_err(|why| ApiError(StatusCode::UNPROCESSABLE_ENTITY, why))
+}
+
+async fn config(State(admin): State<Arc<Admin>>) -> Response {
+    let text = admin.sources.config.borrow().text.to_string();
+    ([(header::CONTENT_TYPE, "application/yaml")], text).into_response()
+}
+
+impl From<FlowQuery> for FlowFilter {
+    fn from(query: FlowQuery) -> Self {
+        let FlowQuery { id, client, sni, route, pool, backend, listener, mode, limit: _, all: _ } = query;
+        Self { id, client, sni, route, pool, backend, listener, mode }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self(status, error) = self;
+        (status, Json(ErrorBody { error })).into_response()
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<tokio::task::JoinError> for ApiError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, format!("reading the state failed: {error}"))
+    }
+}
+
+fn stopping() -> ApiError {
+    ApiError(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping".into())
+}

@@ -1,0 +1,170 @@
+//! What is read at the moment of a scrape: backends, kernel path, listeners, process. Nothing here is counted twice.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
+
+use super::process::ProcessUse;
+use crate::balance::{BackendView, PoolView};
+use crate::dataplane::view::KernelStatus;
+
+/// One moment of everything that keeps its own numbers. Whoever serves `/metrics` fills it.
+#[derive(Clone, Debug, Default)]
+pub struct Scrape {
+    pub pools: Vec<PoolView>,
+    pub kernel: KernelStatus,
+    pub listeners: Vec<ListenerGauge>,
+    pub process: ProcessUse,
+    /// Unix seconds.
+    pub started: f64,
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenerGauge {
+    pub name: String,
+    pub up: bool,
+    /// Its `max_connections`.
+    pub connections_limit: u64,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut out = Out(encoder);
+        self.listeners(&mut out)?;
+        self.backends(&mut out)?;
+        self.kernel(&mut out)?;
+        self.process(&mut out)
+    }
+}
+
+impl Scrape {
+    fn listeners(&self, out: &mut Out<'_>) -> fmt::Result {
+        let each = |value: fn(&ListenerGauge) -> u64| {
+            self.listeners.iter().map(move |l| ([("listener", l.name.as_str())], value(l)))
+        };
+        out.gauges("ingress_listener_up", "1: bound and accepting", each(|l| l.up.into()))?;
+        let help = "Connections that the listener takes at once";
+        out.gauges("ingress_listener_connections_limit", help, each(|l| l.connections_limit))
+    }
+
+    fn backends(&self, out: &mut Out<'_>) -> fmt::Result {
+        let backends = self.unique_backends();
+        let each = |value: fn(&BackendView) -> u64| backends.iter().map(move |(labels, b)| (*labels, value(b)));
+        let both = backends.iter().flat_map(|([pool, backend], b)| {
+            [("to_backend", b.bytes_to_backend), ("to_client", b.bytes_to_client)]
+                .map(|(direction, bytes)| ([*pool, *backend, ("direction", direction)], bytes))
+        });
+        let checks = backends.iter().filter_map(|(labels, b)| Some((*labels, b.last_check.as_ref()?)));
+        let durations = checks.filter_map(|(labels, check)| Some((labels, check.latency_ms? / 1_000.0)));
+        let weights = backends.iter().map(|(labels, b)| (*labels, if is_up(b) { b.effective_weight } else { 0.0 }));
+
+        out.gauges("ingress_backend_up", "1: takes new connections", each(|b| is_up(b).into()))?;
+        let help = "Weight now: ramps up in slow start, 0 while down";
+        out.gauges("ingress_backend_weight", help, weights)?;
+        out.gauges("ingress_backend_connections_open", "Connections now, kernel and relay", each(|b| b.in_flight))?;
+        out.counters("ingress_backend_connections", "Connections made", each(|b| b.connections_total))?;
+        let help = "Connects that were refused or timed out";
+        out.counters("ingress_backend_connect_failures", help, each(|b| b.connect_failures))?;
+        out.counters("ingress_backend_bytes", "Payload bytes carried", both)?;
+        out.counters("ingress_backend_check_failures", "Failed health checks", each(|b| b.checks_failed_total))?;
+        out.gauges("ingress_backend_check_duration_seconds", "How long the last health check took", durations)
+    }
+
+    /// A backend that stands in a pool's `backends` and its `fallback` is one series.
+    fn unique_backends(&self) -> Vec<([(&'static str, &str); 2], &BackendView)> {
+        let mut seen = HashSet::new();
+        let all = self.pools.iter().flat_map(|pool| pool.backends.iter().chain(&pool.fallback).map(move |b| (pool, b)));
+        all.map(|(pool, b)| ([("pool", pool.name.as_str()), ("backend", b.name.as_str())], b))
+            .filter(|(labels, _)| seen.insert(*labels))
+            .collect()
+    }
+
+    fn kernel(&self, out: &mut Out<'_>) -> fmt::Result {
+        let k = &self.kernel;
+        out.gauge("ingress_kernel_active", "1: connections can be handed off", u64::from(k.mode == "kernel"))?;
+        out.gauge("ingress_kernel_connections", "Connections in the kernel now", k.connections)?;
+        out.gauge("ingress_kernel_connections_limit", "Connections that fit into the kernel", k.max_connections)?;
+        let verdicts = k.verdicts.iter().map(|(verdict, packets)| ([("verdict", verdict.as_str())], *packets));
+        out.counters("ingress_kernel_packets", "Packets by verdict since the maps were made", verdicts)?;
+        let attached = k.interfaces.iter().map(|i| {
+            let labels = [("interface", i.name.as_str()), ("hook", i.attached.as_str())];
+            (labels, u64::from(i.attached != "none"))
+        });
+        out.gauges("ingress_kernel_interface_attached", "1: the device carries the programs", attached)
+    }
+
+    fn process(&self, out: &mut Out<'_>) -> fmt::Result {
+        let ProcessUse { cpu_seconds, resident_bytes, virtual_bytes, threads, open_fds, max_fds } = self.process;
+        out.counters("process_cpu_seconds", "User and system CPU time", cpu_seconds.map(|v| ([], v)).into_iter())?;
+        let gauges = [
+            ("process_resident_memory_bytes", "Resident memory", resident_bytes),
+            ("process_virtual_memory_bytes", "Virtual memory", virtual_bytes),
+            ("process_threads", "Threads", threads),
+            ("process_open_fds", "Open file descriptors", open_fds),
+            ("process_max_fds", "Limit of open file descriptors", max_fds),
+        ];
+        for (name, help, value) in gauges {
+            out.gauges(name, help, value.map(|v| ([], v)).into_iter())?;
+        }
+        out.gauge("process_start_time_seconds", "When the daemon started, Unix time", self.started)
+    }
+}
+
+/// Takes new connections: its checks are good, or it has none, and its name is resolved.
+pub fn is_up(backend: &BackendView) -> bool {
+    matches!(backend.state.as_str(), "up" | "unchecked")
+}
+
+/// Writes families of numbers with string labels.
+struct Out<'a>(DescriptorEncoder<'a>);
+
+impl Out<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.gauges(name, help, std::iter::once(([], value)))
+    }
+
+    fn gauges<'v, const N: usize, V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = ([(&'static str, &'v str); N], V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            match labels.is_empty() {
+                true => family.encode_gauge(&value)?,
+                false => family.encode_family(&labels)?.encode_gauge(&value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn counters<'v, const N: usize, V: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = ([(&'static str, &'v str); N], V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in values {
+            match labels.is_empty() {
+                true => family.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
+                false => encode_labelled(&mut family, &labels, &value)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_labelled(
+    family: &mut prometheus_client::encoding::MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    value: &impl EncodeCounterValue,
+) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)
+}
