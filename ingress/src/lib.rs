@@ -1,9 +1,16 @@
 //! `ingress`: one daemon per proxy host. See ARCHITECTURE.md for the map of these modules.
 
+pub mod admin;
 pub mod balance;
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod flow;
+pub mod health;
 pub mod l4;
+pub mod metrics;
+pub mod resolve;
 pub mod route;
 pub mod snapshot;

@@ -1,0 +1,159 @@
+//! `ingress status`: the daemon's health on one screen. What needs a person stands first.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use super::client::Client;
+use super::text::{Column, Table, age, bytes, count, percent, plural};
+use super::{Global, Outcome, print_json};
+use crate::admin::status::{ConnectionSummary, ListenerStatus, PoolSummary, Status};
+use crate::dataplane::view::{KernelStatus, PortStatus};
+
+pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Outcome {
+    let status: Status = daemon.get("/v1/status")?;
+    if global.json() {
+        return print_json(out, &status);
+    }
+    Ok(write(out, &status)?)
+}
+
+pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    let Status { version, pid, uptime, node, ready, config, kernel, listeners, pools, connections, http } = status;
+    let ready = if *ready { "ready" } else { "not ready" };
+    writeln!(out, "ingress {version} on {node}: {ready}, up {}, pid {pid}", age(*uptime))?;
+    let source = if config.source == "file" { "" } else { "  (last good, from the state directory)" };
+    writeln!(out, "config   generation {}, {}{source}", config.generation, config.path)?;
+    writeln!(out, "         loaded {} ago", age(config.age()))?;
+    if let Some(error) = &config.last_error {
+        writeln!(out, "         THE FILE AS IT IS NOW IS NOT IN USE:")?;
+        for line in error.lines() {
+            writeln!(out, "           {line}")?;
+        }
+    }
+    write_kernel(out, kernel)?;
+    write_connections(out, connections)?;
+    write_listeners(out, listeners)?;
+    write_pools(out, pools)?;
+    if !http.is_empty() {
+        writeln!(out, "\nadmin http")?;
+        for address in http {
+            match &address.error {
+                None => writeln!(out, "  http://{}/stats", address.bind)?,
+                Some(error) => writeln!(out, "  {}: not bound, tried again: {error}", address.bind)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_kernel(out: &mut impl Write, kernel: &KernelStatus) -> io::Result<()> {
+    let KernelStatus { mode, missing, interfaces, connections, max_connections, adopted, ports, .. } = kernel;
+    write!(out, "kernel   {mode}")?;
+    if *max_connections > 0 {
+        write!(out, ", {} of {} slots in use", count(*connections), count(*max_connections))?;
+    }
+    if *adopted > 0 {
+        write!(out, ", {} adopted at start", count(*adopted))?;
+    }
+    writeln!(out)?;
+    for line in missing {
+        writeln!(out, "         missing: {line}")?;
+    }
+    for interface in interfaces {
+        let why = interface.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        writeln!(out, "         {}: {}{why}", interface.name, interface.attached)?;
+    }
+    if let Some(PortStatus { range, most_taken, per_second_if_backend_closes }) = ports {
+        writeln!(
+            out,
+            "         ports {}-{}: at most {most_taken} taken towards one backend; one that closes first gets up to \
+             {per_second_if_backend_closes} connections a second",
+            range.0, range.1
+        )?;
+    }
+    Ok(())
+}
+
+fn write_connections(out: &mut impl Write, c: &ConnectionSummary) -> io::Result<()> {
+    writeln!(out, "\nconnections")?;
+    let open = c.open_kernel + c.open_relay;
+    write!(out, "  open now   {}: {} kernel, {} relay", count(open), count(c.open_kernel), count(c.open_relay))?;
+    if c.opening > 0 {
+        write!(out, "; {} opening", count(c.opening))?;
+    }
+    writeln!(out)?;
+    write!(out, "  handed off {}", count(c.handed_off_total))?;
+    match (c.share_handed_off_of_eligible, c.share_handed_off) {
+        (Some(eligible), Some(all)) => writeln!(out, ": {} of eligible, {} of all", percent(eligible), percent(all))?,
+        (None, Some(all)) => writeln!(out, ": none was eligible, {} of all", percent(all))?,
+        (_, None) => writeln!(out)?,
+    }
+    write_words(out, "relayed   ", c.relayed_total, &c.relay_reasons)?;
+    write_words(out, "refused   ", c.refused_total, &c.refused_causes)?;
+    write_words(out, "ended     ", c.end_reasons.values().sum(), &c.end_reasons)
+}
+
+fn write_words(out: &mut impl Write, title: &str, total: u64, words: &BTreeMap<String, u64>) -> io::Result<()> {
+    write!(out, "  {title} {}", count(total))?;
+    let mut words: Vec<_> = words.iter().collect();
+    words.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    for (i, (word, n)) in words.iter().enumerate() {
+        write!(out, "{}{word} {}", if i == 0 { ": " } else { ", " }, count(**n))?;
+    }
+    writeln!(out)
+}
+
+fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Result<()> {
+    use Column::{Left, Right};
+    writeln!(out, "\nlisteners")?;
+    let columns = [
+        Left("NAME"),
+        Left("BIND"),
+        Left("STATE"),
+        Right("OPEN"),
+        Right("ACCEPTED"),
+        Right("KERNEL"),
+        Right("RELAYED"),
+        Right("REFUSED"),
+        Right("TO BACKEND"),
+        Right("TO CLIENT"),
+    ];
+    let mut table = Table::new(columns);
+    for l in listeners {
+        let bind: Vec<String> = l.bind.iter().map(ToString::to_string).collect();
+        table.row([
+            l.name.clone(),
+            bind.join(" "),
+            l.state.clone(),
+            count(l.counts.open_kernel + l.counts.open_relay),
+            count(l.counts.accepted_total),
+            count(l.counts.handed_off_total),
+            count(l.counts.relayed.values().sum()),
+            count(l.counts.refused.values().sum()),
+            bytes(l.counts.bytes.to_backend),
+            bytes(l.counts.bytes.to_client),
+        ]);
+    }
+    table.write(out, 2)?;
+    for l in listeners {
+        if let Some(error) = &l.error {
+            writeln!(out, "  {} is {} for {}: {error}", l.name, l.state, age(l.since))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_pools(out: &mut impl Write, pools: &[PoolSummary]) -> io::Result<()> {
+    writeln!(out, "\npools")?;
+    let mut table =
+        Table::new([Column::Left("NAME"), Column::Left("UP"), Column::Left("FALLBACK"), Column::Right("OPEN")]);
+    for pool in pools {
+        let fallback = match pool.fallback {
+            0 => "-".to_owned(),
+            all => format!("{} of {all}", pool.fallback_up),
+        };
+        let up = format!("{} of {}", pool.up, plural(pool.backends as u64, "backend"));
+        table.row([pool.name.clone(), up, fallback, count(pool.in_flight)]);
+    }
+    table.write(out, 2)
+}

@@ -1,0 +1,54 @@
+//! What admin sees of the traffic plane, in admin's words.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::admin::{ConnectionsView, KernelView, ListenerStatus, ListenersView};
+use crate::dataplane::{Kernel, KernelStatus};
+use crate::flow::FlowView;
+use crate::l4::listener::{ListenerState, ListenerStates};
+use crate::l4::relays::Relays;
+use crate::metrics::ListenerCounts;
+
+impl KernelView for Kernel {
+    fn status(&self) -> KernelStatus {
+        Kernel::status(self)
+    }
+
+    fn flows(&self) -> Vec<FlowView> {
+        Kernel::flows(self)
+    }
+}
+
+impl ConnectionsView for Relays {
+    fn flows(&self) -> Vec<FlowView> {
+        Relays::flows(self)
+    }
+}
+
+impl ListenersView for ListenerStates {
+    /// A listener of several addresses is as good as its worst one.
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let mut by_name: BTreeMap<String, Vec<ListenerState>> = BTreeMap::new();
+        for state in self.all() {
+            by_name.entry(state.listener.clone()).or_default().push(state);
+        }
+        let now = Instant::now();
+        by_name.into_iter().map(|(name, addresses)| listener(name, &addresses, now)).collect()
+    }
+}
+
+fn listener(name: String, addresses: &[ListenerState], now: Instant) -> ListenerStatus {
+    let error = |s: &ListenerState| s.error.as_ref().map(|error| format!("{}: {error}", s.address));
+    let errors: Vec<String> = addresses.iter().filter_map(error).collect();
+    let state = if errors.is_empty() { ListenerStatus::LISTENING } else { ListenerStatus::DEGRADED };
+    let since = addresses.iter().filter(|s| errors.is_empty() || s.error.is_some()).map(|s| s.since).max();
+    ListenerStatus {
+        name,
+        bind: addresses.iter().map(|s| s.address).collect(),
+        state: state.to_owned(),
+        error: (!errors.is_empty()).then(|| errors.join("; ")),
+        since: since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64()),
+        counts: ListenerCounts::default(),
+    }
+}
