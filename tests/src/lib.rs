@@ -1,1 +1,20 @@
+//! The lab: network namespaces, the daemon under test and real peers, so that scenarios run against what operators run.
+//!
+//! Everything here cleans up after itself when it is dropped, also when a test panics.
 
+pub mod backend;
+pub mod bpffs;
+pub mod bulk;
+pub mod certs;
+pub mod client;
+pub mod lab;
+pub mod netns;
+pub mod node;
+pub mod payload;
+pub mod process;
+pub mod s1;
+pub mod skip;
+pub mod talk;
+pub mod wait;
+pub mod wire;
+pub mod yaml;

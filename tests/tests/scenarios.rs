@@ -1,0 +1,16 @@
+//! End-to-end scenarios: the real daemon between real clients and real backends, in network namespaces.
+
+mod scenarios {
+    mod lab_itself;
+    mod s1_churn;
+    mod s1_client_hello;
+    mod s1_network;
+    mod s1_on_down;
+    mod s1_operation;
+    mod s1_passthrough;
+    mod s1_peers;
+    mod s1_reasons;
+    mod s1_reload;
+    mod s1_survival;
+    mod s1_transfer;
+}
