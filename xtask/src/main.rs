@@ -31,7 +31,7 @@ enum Task {
     Bench(bench::Args),
     /// Fuzz the parsers.
     Fuzz(fuzz::Args),
-    /// Check the documentation: its links, and rustdoc without warnings.
+    /// Check the links in the documentation, rustdoc included.
     Docs,
 }
 
