@@ -1,6 +1,6 @@
 //! The verbs that need no running daemon. `check` runs the very code that the daemon runs.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -45,7 +45,10 @@ pub(super) fn detach(
 ) -> Outcome {
     let kernel = match config::load(&global.config) {
         Ok(loaded) => loaded.config.kernel,
-        Err(_) => KernelConfig::default(),
+        // No file, no choice of its own. But a file that cannot be read may name another place than the default, where
+        // another daemon's connections live.
+        Err(LoadError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => KernelConfig::default(),
+        Err(error) => return Err(Failure::Config(format!("{error:#}"))),
     };
     let removed = detach(&kernel).with_context(|| format!("detaching {}", kernel.pin_dir.display()))?;
     if global.json() {
