@@ -4,6 +4,7 @@
 
 mod batch;
 mod conntrack;
+mod devices;
 mod flows;
 mod labels;
 mod loader;

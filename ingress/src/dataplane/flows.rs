@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 
 use super::batch;
 use super::conntrack::Conntrack;
+use super::devices::{self, Device};
 use super::labels::{Labels, Words};
 use super::loader::{self, Loaded};
 use super::path::{Path, Paths};
@@ -200,13 +201,18 @@ impl Flows {
     }
 
     fn attach(&self, wanted: &[String]) -> anyhow::Result<()> {
-        let names = if wanted.is_empty() {
-            loader::interface_names()?.into_iter().filter(|name| name != "lo").collect()
+        let mut devices = devices::all().context("listing network devices")?;
+        if wanted.is_empty() {
+            devices.retain(|device| device.unfit.is_none());
         } else {
-            wanted.to_vec()
-        };
+            let named = |name: &String| {
+                let found = devices.iter().find(|device| device.name == *name).cloned();
+                found.unwrap_or_else(|| Device { name: name.clone(), index: 0, unfit: Some("no such device") })
+            };
+            devices = wanted.iter().map(named).collect();
+        }
         let mut loaded = self.loaded.lock();
-        let statuses: Vec<_> = names.iter().map(|name| loaded.attach(name)).collect();
+        let statuses: Vec<_> = devices.iter().map(|device| loaded.attach(device)).collect();
         for status in &statuses {
             if status.attached == "none" {
                 let why = status.why.as_deref().unwrap_or_default();

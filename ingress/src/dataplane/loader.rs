@@ -17,6 +17,7 @@ use ingress_ebpf::connection::{Connection, Label};
 use ingress_ebpf::flow::{FlowEntry, FlowKey, ListenerKey, SynSeen};
 use ingress_ebpf::names::{ABI, map, program};
 
+use super::devices::{self, Device};
 use super::program_log::{self, ProgramLog};
 use super::view::InterfaceStatus;
 
@@ -105,11 +106,12 @@ impl Loaded {
     }
 
     /// Attaches both programs to one device, or takes over what stands there.
-    pub(super) fn attach(&mut self, device: &str) -> InterfaceStatus {
-        let ifindex = nix::net::if_::if_nametoindex(device).unwrap_or(0);
-        let mut status = InterfaceStatus { name: device.to_owned(), ifindex, attached: "none".to_owned(), why: None };
-        if ifindex == 0 {
-            status.why = Some("no such device".to_owned());
+    pub(super) fn attach(&mut self, device: &Device) -> InterfaceStatus {
+        let Device { name, index, unfit } = device;
+        let (device, ifindex) = (name.as_str(), *index);
+        let mut status = InterfaceStatus { name: name.clone(), ifindex, attached: "none".to_owned(), why: None };
+        if let Some(why) = unfit {
+            status.why = Some((*why).to_owned());
             return status;
         }
         let hooks = [(program::TC_IN, TcAttachType::Ingress, "in"), (program::TC_OUT, TcAttachType::Egress, "out")];
@@ -148,7 +150,7 @@ pub(super) fn detach(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
         let what = what.to_owned();
         move |source| LoadError::Io { what, source }
     };
-    for name in interface_names().map_err(io("listing devices"))? {
+    for Device { name, .. } in devices::all().map_err(io("listing devices"))? {
         for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
             let ours = if matches!(hook, TcAttachType::Ingress) { program::TC_IN } else { program::TC_OUT };
             if aya::programs::tc::qdisc_detach_program(&name, hook, ours).is_ok() {
@@ -182,12 +184,6 @@ pub(super) fn remove_pins(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
     }
     fs::remove_dir(pin_dir).map_err(io(&format!("removing {}", pin_dir.display())))?;
     Ok(removed)
-}
-
-/// Every network device of this namespace.
-pub(super) fn interface_names() -> io::Result<Vec<String>> {
-    let names = nix::net::if_::if_nameindex().map_err(io::Error::from)?;
-    Ok(names.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
 }
 
 fn classifier<'a>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {

@@ -1,0 +1,79 @@
+//! The network devices of this namespace (RTM_GETLINK, rtnetlink(7)), and which of them can carry the programs.
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    pub(super) name: String,
+    pub(super) index: u32,
+    /// Why the programs do not belong on it; `None`: they do.
+    pub(super) unfit: Option<&'static str>,
+}
+
+/// All of them, in the kernel's order.
+pub(super) fn all() -> io::Result<Vec<Device>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(question));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+
+    let mut devices = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = &datagram[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            let length = (message.header.length as usize).next_multiple_of(4).clamp(16, rest.len());
+            rest = &rest[length..];
+            if matches!(message.payload, NetlinkPayload::Done(_) | NetlinkPayload::Error(_)) {
+                return Ok(devices);
+            }
+            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = message.payload else { continue };
+            devices.extend(device(&link));
+        }
+    }
+}
+
+fn device(link: &LinkMessage) -> Option<Device> {
+    let name = link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::IfName(name) = attribute else { return None };
+        Some(name.clone())
+    })?;
+    let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
+    let kind = link.header.link_layer_type;
+    let unfit = if kind == LinkLayerType::Loopback {
+        Some("loopback: connections to this host itself are relayed")
+    } else if kind != LinkLayerType::Ether {
+        Some("not an Ethernet device")
+    } else if enslaved {
+        Some("part of a bond or bridge: the programs belong on that")
+    } else {
+        None
+    };
+    Some(Device { name, index: link.header.index, unfit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_known_and_unfit() {
+        let devices = all().expect("a netlink socket");
+        let loopback = devices.iter().find(|device| device.name == "lo").expect("every namespace has one");
+        assert_eq!(loopback.index, 1);
+        assert!(loopback.unfit.is_some());
+    }
+}
