@@ -57,6 +57,10 @@ pub struct SynSeen {
     pub ifindex: u32,
     /// `SYN_*` bits.
     pub flags: u32,
+    /// The first number after the handshake in our own stack's stream, and in the other end's. Whoever sends the SYN is known
+    /// at once, the other one with [`SYN_NUMBERS`].
+    pub local_next: u32,
+    pub remote_next: u32,
 }
 
 /// The timestamp option was there and has been overwritten with NOPs.
@@ -65,6 +69,18 @@ pub const SYN_TIMESTAMP_REMOVED: u32 = 1;
 pub const SYN_SACK: u32 = 2;
 /// ECN was asked for and cleared.
 pub const SYN_ECN_CLEARED: u32 = 4;
+/// Both numbers are known. Our own stack confirmed them by what it *sent*, which nobody can forge.
+pub const SYN_NUMBERS: u32 = 8;
+/// The client's SYN came twice. A stack that sends SYN cookies may have given two answers, and only the socket knows which of
+/// them was taken: there will be no numbers.
+pub const SYN_AGAIN: u32 = 16;
+
+impl SynSeen {
+    /// Where our own stack's stream and the other end's begin, if that is certain.
+    pub const fn numbers(&self) -> Option<(u32, u32)> {
+        if self.flags & SYN_NUMBERS != 0 { Some((self.local_next, self.remote_next)) } else { None }
+    }
+}
 
 impl FlowKey {
     /// The key of the packets that answer this one.
@@ -89,7 +105,7 @@ pub const fn mapped(address: [u8; 4]) -> Address {
 const _: () = assert!(size_of::<FlowKey>() == 36);
 const _: () = assert!(size_of::<FlowEntry>() == 16);
 const _: () = assert!(size_of::<ListenerKey>() == 20);
-const _: () = assert!(size_of::<SynSeen>() == 16);
+const _: () = assert!(size_of::<SynSeen>() == 24);
 
 #[cfg(feature = "user")]
 mod pod {

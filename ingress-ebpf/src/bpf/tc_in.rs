@@ -8,7 +8,7 @@ use aya_log_ebpf::debug;
 use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, REUSED, State};
 use ingress_ebpf::event::Kind;
 use ingress_ebpf::flow::{
-    Direction, FlowEntry, ListenerKey, SYN_ECN_CLEARED, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen,
+    Direction, FlowEntry, ListenerKey, SYN_AGAIN, SYN_ECN_CLEARED, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen,
 };
 use ingress_ebpf::header::{ACK, AE, CWR, ECE, FIN, RST, SYN, TCP_LEN};
 use ingress_ebpf::proof::{self, observe};
@@ -247,8 +247,14 @@ fn new_connection(packet: &Packet, mut headers: Headers) -> Verdict {
     if found.sack_permitted {
         flags |= SYN_SACK;
     }
+    let remote_next = u32::from_be(headers.tcp.seq).wrapping_add(1);
+    // SAFETY: a copy; of an entry that is replaced meanwhile, a mixed one at worst, which is as unknown as none.
+    if unsafe { SYNS.get(headers.key) }.is_some_and(|earlier| earlier.remote_next == remote_next) {
+        flags |= SYN_AGAIN;
+    }
     // SAFETY: a plain call.
-    let seen = SynSeen { at: unsafe { bpf_ktime_get_ns() }, ifindex: packet.arrived_on(), flags };
+    let at = unsafe { bpf_ktime_get_ns() };
+    let seen = SynSeen { at, ifindex: packet.arrived_on(), flags, local_next: 0, remote_next };
     let _ = SYNS.insert(headers.key, seen, 0);
     Verdict::SynPrepared
 }

@@ -6,7 +6,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use ingress_ebpf::connection::{FIRST_FLIGHT_ACKED, State};
-use ingress_ebpf::flow::{Direction, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen};
+use ingress_ebpf::flow::{Direction, SYN_AGAIN, SYN_NUMBERS, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen};
 use ingress_ebpf::header::{ACK, FIN, RST, SYN, TCP_LEN};
 use ingress_ebpf::names::{PRIORITY_BYPASS, PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_TWICE};
 use ingress_ebpf::verdict::{Action, Verdict};
@@ -15,6 +15,8 @@ use super::maps::{CONNECTIONS, FLOWS, SYNS, count};
 use super::options::prepare_syn;
 use super::packet::{Headers, Look, Packet};
 
+/// `BPF_EXIST`.
+const EXIST: u64 = 2;
 const SYN_REQUESTS: u32 = PRIORITY_SYN_NO_SACK | PRIORITY_SYN_TWICE;
 
 #[classifier]
@@ -57,6 +59,9 @@ fn judge(packet: &Packet) -> Verdict {
         if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
             return backend_syn(packet, &headers, priority);
         }
+        note_numbers(&headers, u32::from_be(headers.tcp.seq));
+    } else if headers.tcp.flags & (SYN | ACK) == SYN | ACK {
+        note_numbers(&headers, u32::from_be(headers.tcp.seq).wrapping_add(1));
     }
     // The flow whose packets this one would answer.
     // SAFETY: entries are never changed after they were inserted.
@@ -71,6 +76,29 @@ fn judge(packet: &Packet) -> Verdict {
     let still_ours = connection.state == State::Armed as u32 && connection.from_backend.flags & FIRST_FLIGHT_ACKED == 0;
     // Our backend socket still delivers the first flight; our client socket has nothing left to say.
     if to_backend && still_ours { Verdict::Miss } else { Verdict::DropLocalStack }
+}
+
+/// Completes what the SYN said, from the SYN-ACK to a client or the third packet to a backend: the first packets that say
+/// what our own stack takes the other end's stream to be.
+#[inline(always)]
+fn note_numbers(headers: &Headers, local_next: u32) {
+    if headers.tcp.flags & (ACK | FIN | RST) != ACK {
+        return;
+    }
+    let key = headers.key.reversed();
+    // SAFETY: a copy, checked below.
+    let Some(seen) = (unsafe { SYNS.get(key) }) else { return };
+    let mut seen = *seen;
+    let remote_next = u32::from_be(headers.tcp.ack);
+    let known = if headers.tcp.has(SYN) { seen.remote_next == remote_next } else { seen.local_next == local_next };
+    if !known || seen.flags & (SYN_NUMBERS | SYN_AGAIN) != 0 {
+        return;
+    }
+    seen.local_next = local_next;
+    seen.remote_next = remote_next;
+    seen.flags |= SYN_NUMBERS;
+    // Not in place: the memory of an evicted entry may already be another handshake's.
+    let _ = SYNS.insert(key, seen, EXIST);
 }
 
 #[inline(always)]
@@ -89,8 +117,10 @@ fn backend_syn(packet: &Packet, headers: &Headers, priority: u32) -> Verdict {
     if found.sack_permitted && priority & PRIORITY_SYN_NO_SACK == 0 {
         flags |= SYN_SACK;
     }
+    let local_next = u32::from_be(headers.tcp.seq).wrapping_add(1);
     // SAFETY: a plain call.
-    let seen = SynSeen { at: unsafe { bpf_ktime_get_ns() }, ifindex: packet.device(), flags };
+    let at = unsafe { bpf_ktime_get_ns() };
+    let seen = SynSeen { at, ifindex: packet.device(), flags, local_next, remote_next: 0 };
     let _ = SYNS.insert(headers.key.reversed(), seen, 0);
     if priority & PRIORITY_SYN_TWICE != 0 {
         // SAFETY: the helper clones the packet; the clone's priority is cleared, so it passes here as any other.

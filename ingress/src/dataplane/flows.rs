@@ -249,9 +249,10 @@ impl Flows {
         self.interfaces.lock().iter().any(|i| i.ifindex == device && i.attached != "none")
     }
 
-    /// True if the handshake between `from` and `to` crossed our programs with the sockets' own addresses: no NAT between.
-    pub(crate) fn saw_handshake(&self, from: SocketAddr, to: SocketAddr) -> bool {
-        self.syns.lock().get(&key(from, to), 0).is_ok()
+    /// What the handshake of the host `from` with our socket `to` said when it crossed our programs. Entries carry the
+    /// sockets' own addresses: that there is one proves that no NAT stands between.
+    pub(crate) fn handshake(&self, from: SocketAddr, to: SocketAddr) -> Option<SynSeen> {
+        self.syns.lock().get(&key(from, to), 0).ok()
     }
 
     pub(crate) fn take_port(&self, backend: SocketAddr) -> Option<PortGuard> {

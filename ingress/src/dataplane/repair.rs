@@ -4,6 +4,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::MsgFlags;
+
 const TCP_REPAIR_ON: libc::c_int = 1;
 /// Leaves repair mode without sending a window probe (kernel commit 31048d7aedf3).
 const TCP_REPAIR_OFF_NO_WP: libc::c_int = -1;
@@ -17,8 +20,15 @@ pub(crate) struct Numbers {
     pub(crate) write: u32,
     /// The next byte that its owner would read.
     pub(crate) read: u32,
-    /// Bytes that wait to be read.
-    pub(crate) unread: u32,
+}
+
+/// What the other end of a socket has said that nobody has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Nothing,
+    Something,
+    /// That it will say no more.
+    End,
 }
 
 /// What TCP_INFO says that matters for a handoff.
@@ -72,15 +82,19 @@ fn read_numbers(fd: RawFd) -> io::Result<Numbers> {
         let unread = unread(fd)?;
         let again = get(fd, libc::TCP_QUEUE_SEQ)? as u32;
         if again == received {
-            return Ok(Numbers { write, read: received.wrapping_sub(unread), unread });
+            return Ok(Numbers { write, read: received.wrapping_sub(unread) });
         }
         received = again;
     }
 }
 
-/// The peer has sent something, or said that it will not.
-pub(crate) fn has_spoken(fd: RawFd) -> io::Result<bool> {
-    Ok(unread(fd)? > 0 || !info(fd)?.established)
+pub(crate) fn said(fd: RawFd) -> io::Result<Said> {
+    match nix::sys::socket::recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        Ok(0) => Ok(Said::End),
+        Ok(_) => Ok(Said::Something),
+        Err(Errno::EAGAIN) => Ok(Said::Nothing),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn unread(fd: RawFd) -> io::Result<u32> {

@@ -21,8 +21,17 @@ pub(crate) struct BackendSocket {
     pub(crate) stream: TcpStream,
     /// Our own address and port.
     pub(crate) source: SocketAddr,
-    /// From our own allocator; without it the connection is relayed.
-    pub(crate) port: Option<PortGuard>,
+    /// What a handoff needs; without it the connection is relayed.
+    pub(crate) prepared: Option<Prepared>,
+}
+
+/// How the socket was made ready for a handoff.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// From our own allocator.
+    pub(crate) port: PortGuard,
+    /// The client's socket, after which the backend's was modelled.
+    pub(crate) client: Info,
 }
 
 /// A client this far away sends its SYN's twin along, so that the backend's first RTT sample is the client's.
@@ -41,38 +50,36 @@ pub(crate) async fn connect(
     let connecting = async {
         match (kernel.flows_table(), policy, backend) {
             (Some(flows), HandoffPolicy::Always, SocketAddr::V4(_)) => for_handoff(flows, client, backend).await,
-            _ => plain(TcpStream::connect(backend).await?, None),
+            _ => connected(TcpStream::connect(backend).await?, None),
         }
     };
     tokio::time::timeout(timeout, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-fn plain(stream: TcpStream, port: Option<PortGuard>) -> io::Result<BackendSocket> {
-    if port.is_none() {
-        stream.set_nodelay(true)?;
-    }
+fn connected(stream: TcpStream, prepared: Option<Prepared>) -> io::Result<BackendSocket> {
     let source = stream.local_addr()?;
-    Ok(BackendSocket { stream, source, port })
+    Ok(BackendSocket { stream, source, prepared })
 }
 
 async fn for_handoff(flows: &Arc<Flows>, client: &TcpStream, backend: SocketAddr) -> io::Result<BackendSocket> {
     let client = repair::info(client.as_raw_fd())?;
     for _ in 0..PORT_TRIES {
         let Some(port) = flows.take_port(backend) else { break };
-        let socket = prepared(&client)?;
+        let socket = like(&client)?;
         if socket.bind((Ipv4Addr::UNSPECIFIED, port.port()).into()).is_err() {
             continue;
         }
         match socket.connect(backend).await {
-            Ok(stream) => return plain(stream, Some(port)),
+            Ok(stream) => return connected(stream, Some(Prepared { port, client })),
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
             Err(error) => return Err(error),
         }
     }
-    plain(TcpStream::connect(backend).await?, None)
+    connected(TcpStream::connect(backend).await?, None)
 }
 
-fn prepared(client: &Info) -> io::Result<TcpSocket> {
+/// A socket whose handshake will agree with the one that the client had.
+fn like(client: &Info) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     let mut request = PRIORITY_SYN;
     if !client.sack {
@@ -83,7 +90,6 @@ fn prepared(client: &Info) -> io::Result<TcpSocket> {
     }
     let options = SockRef::from(&socket);
     options.set_reuse_address(true)?;
-    options.set_tcp_nodelay(true)?;
     options.set_priority(request)?;
     options.set_tcp_mss(client.send_mss)?;
     Ok(socket)

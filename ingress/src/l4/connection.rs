@@ -158,6 +158,7 @@ async fn prepare(
         backend: reached.socket,
         first_flight,
         hello_len: opening.payload().len(),
+        client_read: opening.len(),
         policy: pool.config.handoff,
         idle_timeout: listener.idle_timeout,
         info,
@@ -218,12 +219,15 @@ async fn relay(plane: &Plane, kept: Kept, begun: Instant) {
         backend: mut socket,
         first_flight,
         hello_len,
+        client_read: _,
         policy: _,
         idle_timeout,
         info,
         guards,
         wire: _,
     } = *handoff;
+    // The first flight is one write; only a relay goes on writing. On a dead socket the relay says what is wrong.
+    let _ = socket.stream.set_nodelay(true);
     let end = {
         let relayed = plane.relays.list(info, reason, socket.source, begun);
         let relay = Relay::new(&mut client, &mut socket.stream, first_flight, hello_len);

@@ -19,11 +19,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::BackendSocket;
+use super::connect::{BackendSocket, Prepared};
 use super::limits::Guards;
 use super::outcome::{ConnectionInfo, RelayReason};
 use crate::config::HandoffPolicy;
-use crate::dataplane::repair::{self, Info, Numbers};
+use crate::dataplane::repair::{self, Info, Numbers, Said};
 use crate::dataplane::{Arming, Flows, Kernel, Paths, Plan};
 
 /// Everything that belongs to one connection at the moment when its backend is connected.
@@ -36,6 +36,8 @@ pub(crate) struct Handoff {
     pub(crate) first_flight: Vec<u8>,
     /// Bytes of `first_flight`'s tail that came from the client.
     pub(crate) hello_len: usize,
+    /// Bytes that were read from the client, its own PROXY header included.
+    pub(crate) client_read: usize,
     pub(crate) policy: HandoffPolicy,
     pub(crate) idle_timeout: Duration,
     pub(crate) info: ConnectionInfo,
@@ -68,6 +70,8 @@ struct Legs {
     backend: SocketAddr,
     client_numbers: Numbers,
     backend_numbers: Numbers,
+    /// Bytes that the backend has room for.
+    backend_takes: usize,
     scale: WindowScales,
     to_backend_device: u32,
     to_client_device: u32,
@@ -119,15 +123,20 @@ fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayRe
         idle_timeout: request.idle_timeout,
     };
     let arming = flows.arm(&plan)?;
-    let spoke = repair::has_spoken(request.backend.stream.as_raw_fd()).map_err(failed("state of the backend"))?;
-    if spoke {
-        return Err(RelayReason::ServerFirst);
+    match repair::said(request.backend.stream.as_raw_fd()).map_err(failed("state of the backend"))? {
+        Said::Nothing => {}
+        Said::Something => return Err(RelayReason::ServerFirst),
+        Said::End => return Err(RelayReason::HalfClosed),
     }
     let before = request.first_flight.len();
     let drained = drain(&request.client, &mut request.first_flight);
     let late = request.first_flight.len() - before;
     request.hello_len += late;
+    request.client_read += late;
     drained?;
+    if request.first_flight.len() > legs.backend_takes {
+        return Err(RelayReason::Window);
+    }
     // Whatever is left now lies beyond a missing segment. The client was told that it arrived (SACK), which would not be
     // true of the backend.
     if repair::holds_out_of_order(request.client.as_raw_fd()).map_err(failed("queues of the client"))? {
@@ -158,9 +167,10 @@ async fn complete(arming: Arming, mut request: Handoff) -> Result<(), Box<Handof
         request.hello_len = 0;
         return Err(Box::new(request));
     }
-    let Handoff { client, backend: BackendSocket { stream, port, .. }, first_flight, guards, .. } = request;
+    let Handoff { client, backend: BackendSocket { stream, prepared, .. }, first_flight, guards, .. } = request;
     let silent = first_flight.is_empty();
-    let (Ok(client), Ok(backend), Some(port)) = (client.into_std(), stream.into_std(), port) else {
+    let (Ok(client), Ok(backend), Some(Prepared { port, .. })) = (client.into_std(), stream.into_std(), prepared)
+    else {
         // Neither can happen to a registered socket with a port; if it does, dropping resets both ends.
         return Ok(());
     };
@@ -171,9 +181,9 @@ async fn complete(arming: Arming, mut request: Handoff) -> Result<(), Box<Handof
 
 impl Legs {
     fn prove(flows: &Arc<Flows>, request: &Handoff) -> Result<Self, RelayReason> {
-        if request.backend.port.is_none() {
+        let Some(Prepared { client: client_info, .. }) = &request.backend.prepared else {
             return Err(if request.backend.source.is_ipv4() { RelayReason::Ports } else { RelayReason::Family });
-        }
+        };
         let (client_fd, backend_fd) = (request.client.as_raw_fd(), request.backend.stream.as_raw_fd());
         let Wire { client, local } = request.wire;
         let source = request.backend.source;
@@ -193,22 +203,27 @@ impl Legs {
             Ok((to_client, to_backend))
         });
         let (to_client_device, to_backend_device) = devices?;
-        if !flows.saw_handshake(client, local) || !flows.saw_handshake(backend, source) {
-            return Err(RelayReason::Unseen);
-        }
+        let client_syn = flows.handshake(client, local).ok_or(RelayReason::Unseen)?;
+        let backend_syn = flows.handshake(backend, source).ok_or(RelayReason::Unseen)?;
 
-        let client_info = repair::info(client_fd).map_err(failed("TCP_INFO of the client"))?;
         let backend_info = repair::info(backend_fd).map_err(failed("TCP_INFO of the backend"))?;
-        check(&client_info, &backend_info)?;
-        let client_numbers = repair::numbers(client_fd).map_err(failed("numbers of the client"))?;
-        let backend_numbers = repair::numbers(backend_fd).map_err(failed("numbers of the backend"))?;
-        if backend_numbers.unread > 0 {
-            return Err(RelayReason::ServerFirst);
-        }
-        let flight = request.first_flight.len() as u64 + u64::from(client_numbers.unread);
-        if backend_info.send_window != 0 && flight > u64::from(backend_info.send_window) {
+        check(client_info, &backend_info)?;
+        let backend_takes = match backend_info.send_window {
+            // A kernel that does not say.
+            0 => usize::MAX,
+            window => window as usize,
+        };
+        if request.first_flight.len() > backend_takes {
             return Err(RelayReason::Window);
         }
+        let client_numbers = match client_syn.numbers() {
+            Some((write, start)) => Numbers { write, read: start.wrapping_add(request.client_read as u32) },
+            None => repair::numbers(client_fd).map_err(failed("numbers of the client"))?,
+        };
+        let backend_numbers = match backend_syn.numbers() {
+            Some((write, read)) => Numbers { write, read },
+            None => repair::numbers(backend_fd).map_err(failed("numbers of the backend"))?,
+        };
         let scale = WindowScales {
             client: client_info.peer_scale,
             to_client: client_info.own_scale,
@@ -222,6 +237,7 @@ impl Legs {
             backend,
             client_numbers,
             backend_numbers,
+            backend_takes,
             scale,
             to_backend_device,
             to_client_device,

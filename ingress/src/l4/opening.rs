@@ -59,6 +59,11 @@ impl Opening {
         &self.received[self.header..]
     }
 
+    /// Bytes that were read from the client, its PROXY header included.
+    pub(super) fn len(&self) -> usize {
+        self.received.len()
+    }
+
     async fn read_header(&mut self, client: &TcpStream) -> Result<(), Refusal> {
         loop {
             match proxy_header::parse(&self.received) {

@@ -1,12 +1,12 @@
 //! SYNs are made ready for a handoff: a listener's as they come in, ours towards backends as they leave.
 
-use ingress_ebpf::flow::{SYN_ECN_CLEARED, SYN_SACK, SYN_TIMESTAMP_REMOVED};
-use ingress_ebpf::header::{ACK, AE, CWR, ECE, OPTION_NOP, SYN};
+use ingress_ebpf::flow::{SYN_ECN_CLEARED, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen};
+use ingress_ebpf::header::{ACK, AE, CWR, ECE, OPTION_NOP, RST, SYN};
 use ingress_ebpf::names::{PRIORITY_SYN, PRIORITY_SYN_NO_SACK};
 use ingress_ebpf::verdict::Verdict;
 
 use super::frame::Frame;
-use super::rig::{BACKEND, CLIENT, LOCAL, SOURCE, flagged, key, packet, rig};
+use super::rig::{BACKEND, CLIENT, LOCAL, Rig, SOURCE, flagged, key, packet, rig};
 
 const MSS: [u8; 4] = [2, 4, 5, 180];
 const SACK_PERMITTED: [u8; 2] = [4, 2];
@@ -68,7 +68,7 @@ fn a_listeners_syn_loses_its_timestamp_wherever_it_stands() {
         let run = rig.arrives(&frame.bytes());
         assert_eq!(run.verdict, Some(Verdict::SynPrepared), "{what}");
         assert_eq!(run.frame(), Frame { options: expected, ..frame }.complete(), "{what}");
-        let seen = rig.syn(key(CLIENT, LOCAL)).expect("the SYN is remembered");
+        let seen = rig.take_syn(key(CLIENT, LOCAL)).expect("the SYN is remembered");
         assert_eq!((seen.ifindex, seen.flags), (1, flags), "{what}");
         assert!(seen.at > 0);
     }
@@ -85,7 +85,7 @@ fn ecn_is_not_negotiated() {
         let after = run.frame();
         assert_eq!((after.tcp.flags, after.tcp.offset & AE), (SYN, 0), "{flags:#x} {accurate}");
         assert_eq!(after.options, [&MSS[..], &SACK_PERMITTED, &NOPS].concat());
-        let seen = rig.syn(key(CLIENT, LOCAL)).expect("the SYN is remembered");
+        let seen = rig.take_syn(key(CLIENT, LOCAL)).expect("the SYN is remembered");
         assert_eq!(seen.flags, SYN_ECN_CLEARED | SYN_TIMESTAMP_REMOVED | SYN_SACK);
     }
 }
@@ -99,7 +99,7 @@ fn a_listener_on_all_addresses_is_found_and_no_other_port_is() {
     // The rig itself compares the bytes of a miss.
     let ecn = flagged(SYN | ECE | CWR, syn(CLIENT, "192.0.2.1:444", &[&options]));
     assert_eq!(rig.arrives(&ecn.bytes()).verdict, Some(Verdict::Miss));
-    assert_eq!(rig.syn(key(CLIENT, "192.0.2.1:444")), None);
+    assert_eq!(rig.take_syn(key(CLIENT, "192.0.2.1:444")), None);
 
     let answer = flagged(SYN | ACK, packet(CLIENT, LOCAL, 1, 2, b""));
     assert_eq!(rig.arrives(&answer.bytes()).verdict, Some(Verdict::Miss), "no first SYN");
@@ -119,7 +119,7 @@ fn a_syn_with_broken_options_keeps_them() {
         let frame = syn(CLIENT, LOCAL, &[&options]);
         let run = rig.arrives(&frame.bytes());
         assert_eq!(run.frame(), frame.complete(), "{what}");
-        assert_eq!(rig.syn(key(CLIENT, LOCAL)).map(|seen| seen.flags), Some(0), "{what}");
+        assert_eq!(rig.take_syn(key(CLIENT, LOCAL)).map(|seen| seen.flags), Some(0), "{what}");
     }
     let mut short = syn(CLIENT, LOCAL, &[]).bytes();
     short[46] = 4 << 4;
@@ -136,7 +136,11 @@ fn our_syn_towards_a_backend_loses_its_timestamp_and_on_demand_sack() {
         assert_eq!(run.priority, 0, "no queueing discipline sees our tag");
         assert_eq!(run.frame(), Frame { options: expected.clone(), ..frame.clone() }.complete(), "{what}");
         // Under the key of the SYN-ACK that will arrive.
-        assert_eq!(rig.syn(key(BACKEND, SOURCE)).map(|seen| (seen.ifindex, seen.flags)), Some((1, flags)), "{what}");
+        assert_eq!(
+            rig.take_syn(key(BACKEND, SOURCE)).map(|seen| (seen.ifindex, seen.flags)),
+            Some((1, flags)),
+            "{what}"
+        );
 
         let run = rig.leaves(&frame.bytes(), PRIORITY_SYN | PRIORITY_SYN_NO_SACK);
         let mut without = expected;
@@ -144,7 +148,11 @@ fn our_syn_towards_a_backend_loses_its_timestamp_and_on_demand_sack() {
             without[at..at + 2].fill(OPTION_NOP);
         }
         assert_eq!(run.frame(), Frame { options: without, ..frame }.complete(), "{what}, no SACK");
-        assert_eq!(rig.syn(key(BACKEND, SOURCE)).map(|seen| seen.flags), Some(flags & !SYN_SACK), "{what}, no SACK");
+        assert_eq!(
+            rig.take_syn(key(BACKEND, SOURCE)).map(|seen| seen.flags),
+            Some(flags & !SYN_SACK),
+            "{what}, no SACK"
+        );
     }
 }
 
@@ -165,8 +173,75 @@ fn a_syn_without_our_tag_and_a_tagged_packet_that_is_no_syn_leave_as_they_are() 
         let run = rig.leaves(&frame.bytes(), foreign);
         assert_eq!((run.verdict, run.priority, &run.bytes), (None, foreign, &frame.bytes()));
     }
-    assert_eq!(rig.syn(key(BACKEND, SOURCE)), None);
+    assert_eq!(rig.take_syn(key(BACKEND, SOURCE)), None);
     let data = packet(SOURCE, BACKEND, 1, 2, b"hello").bytes();
     let run = rig.leaves(&data, PRIORITY_SYN);
     assert_eq!((run.verdict, run.priority, run.bytes), (None, 0, data));
+}
+
+const CLIENT_ISN: u32 = 0xffff_ffff;
+const LOCAL_ISN: u32 = 0x1234_5678;
+
+fn client_syn(rig: &mut Rig, isn: u32) {
+    let run = rig.arrives(&flagged(SYN, packet(CLIENT, LOCAL, isn, 0, b"")).bytes());
+    assert_eq!(run.verdict, Some(Verdict::SynPrepared));
+}
+
+fn syn_ack(rig: &mut Rig, seq: u32, ack: u32) {
+    let run = rig.leaves(&flagged(SYN | ACK, packet(LOCAL, CLIENT, seq, ack, b"")).bytes(), 0);
+    assert_eq!(run.verdict, None);
+}
+
+fn client_numbers(rig: &mut Rig) -> Option<(u32, u32)> {
+    rig.take_syn(key(CLIENT, LOCAL)).and_then(|seen| SynSeen::numbers(&seen))
+}
+
+#[test]
+fn our_syn_ack_tells_where_both_streams_begin() {
+    let Some(mut rig) = rig() else { return };
+    rig.listen(LOCAL);
+    client_syn(&mut rig, CLIENT_ISN);
+    syn_ack(&mut rig, LOCAL_ISN, 0);
+    // A second one, sent again or with another cookie, changes nothing.
+    syn_ack(&mut rig, LOCAL_ISN + 7, 0);
+    assert_eq!(client_numbers(&mut rig), Some((LOCAL_ISN + 1, 0)));
+}
+
+#[test]
+fn numbers_that_are_not_certain_are_none() {
+    let Some(mut rig) = rig() else { return };
+    rig.listen(LOCAL);
+    client_syn(&mut rig, CLIENT_ISN);
+    assert_eq!(client_numbers(&mut rig), None, "unanswered");
+
+    client_syn(&mut rig, CLIENT_ISN);
+    syn_ack(&mut rig, LOCAL_ISN, 1);
+    assert_eq!(client_numbers(&mut rig), None, "the answer to another SYN");
+
+    client_syn(&mut rig, CLIENT_ISN);
+    syn_ack(&mut rig, LOCAL_ISN, 0);
+    client_syn(&mut rig, CLIENT_ISN);
+    syn_ack(&mut rig, LOCAL_ISN + 7, 0);
+    assert_eq!(client_numbers(&mut rig), None, "a SYN that came twice may have got two answers");
+
+    client_syn(&mut rig, CLIENT_ISN);
+    syn_ack(&mut rig, LOCAL_ISN, 0);
+    client_syn(&mut rig, 7);
+    assert_eq!(client_numbers(&mut rig), None, "another SYN, forged or of the port's next connection");
+}
+
+#[test]
+fn the_third_packet_to_a_backend_tells_where_both_streams_begin() {
+    let Some(mut rig) = rig() else { return };
+    let sent = |flags, seq, ack| flagged(flags, packet(SOURCE, BACKEND, seq, ack, b"")).bytes();
+    for (what, flags, seq, numbers) in [
+        ("third packet", ACK, 0, Some((0, 77))),
+        ("of another handshake", ACK, 5, None),
+        ("a reset", RST | ACK, 0, None),
+    ] {
+        rig.leaves(&sent(SYN, CLIENT_ISN, 0), PRIORITY_SYN);
+        rig.leaves(&sent(flags, seq, 77), PRIORITY_SYN);
+        let seen = rig.take_syn(key(BACKEND, SOURCE)).expect("the SYN is remembered");
+        assert_eq!(seen.numbers(), numbers, "{what}");
+    }
 }

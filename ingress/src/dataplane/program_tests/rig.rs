@@ -157,8 +157,11 @@ impl Rig {
         self.listeners.insert(key, 1, 0).expect("room for a listener");
     }
 
-    pub(super) fn syn(&self, key: FlowKey) -> Option<SynSeen> {
-        self.syns.get(&key, 0).ok()
+    /// What is remembered of a SYN, which is forgotten then.
+    pub(super) fn take_syn(&mut self, key: FlowKey) -> Option<SynSeen> {
+        let seen = self.syns.get(&key, 0).ok()?;
+        self.syns.remove(&key).expect("it was there");
+        Some(seen)
     }
 
     /// What the programs have told since the last call: the kinds, all of [`SLOT`].
