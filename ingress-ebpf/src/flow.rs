@@ -69,11 +69,14 @@ pub const SYN_TIMESTAMP_REMOVED: u32 = 1;
 pub const SYN_SACK: u32 = 2;
 /// ECN was asked for and cleared.
 pub const SYN_ECN_CLEARED: u32 = 4;
-/// Both numbers are known. Our own stack confirmed them by what it *sent*, which nobody can forge.
+/// Both numbers are known, by an answer that proves to be to this SYN: our own stack's to the client's, or one that
+/// acknowledges ours, which nobody can do who has not seen it.
 pub const SYN_NUMBERS: u32 = 8;
-/// The client's SYN came twice. A stack that sends SYN cookies may have given two answers, and only the socket knows which of
-/// them was taken: there will be no numbers.
+/// There may have been two answers, as from a stack that sends SYN cookies, and only the socket knows which of them counts:
+/// there will be no numbers.
 pub const SYN_AGAIN: u32 = 16;
+/// Our own, towards a backend.
+pub const SYN_OURS: u32 = 32;
 
 impl SynSeen {
     /// Where our own stack's stream and the other end's begin, if that is certain.

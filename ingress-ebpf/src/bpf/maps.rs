@@ -12,6 +12,9 @@ const NO_PREALLOC: usize = 1;
 /// `BPF_F_MMAPABLE`: the daemon reads and writes slots as plain memory.
 const MMAPABLE: usize = 1 << 10;
 
+/// `BPF_EXIST`: replace, do not add.
+pub(super) const EXIST: u64 = 2;
+
 /// Key: addresses and ports of an arriving packet. Value: its connection's slot and direction. Writer: daemon, except that
 /// a SYN on an ended connection deletes. Reader: both tc programs. Life: handoff to reaping. At most 176 bytes an entry,
 /// two entries a connection. Sized by the daemon.

@@ -8,14 +8,15 @@ use aya_log_ebpf::debug;
 use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, REUSED, State};
 use ingress_ebpf::event::Kind;
 use ingress_ebpf::flow::{
-    Direction, FlowEntry, ListenerKey, SYN_AGAIN, SYN_ECN_CLEARED, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen,
+    Direction, FlowEntry, FlowKey, ListenerKey, SYN_AGAIN, SYN_ECN_CLEARED, SYN_NUMBERS, SYN_OURS, SYN_SACK,
+    SYN_TIMESTAMP_REMOVED, SynSeen,
 };
 use ingress_ebpf::header::{ACK, AE, CWR, ECE, FIN, RST, SYN, TCP_LEN};
 use ingress_ebpf::proof::{self, observe};
 use ingress_ebpf::rewrite::{Difference, Sum, Translation, before};
 use ingress_ebpf::verdict::{Action, Verdict};
 
-use super::maps::{CONNECTIONS, FLOWS, LISTENERS, SYNS, count, declare_labels, tell};
+use super::maps::{CONNECTIONS, EXIST, FLOWS, LISTENERS, SYNS, count, declare_labels, tell};
 use super::options::{prepare_syn, translate_sack};
 use super::packet::{Headers, Look, Odd, Packet};
 
@@ -63,6 +64,10 @@ fn judge(packet: &Packet) -> (Verdict, u32) {
         }
         Look::Tcp(headers) => headers,
     };
+    if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN | ACK {
+        let key = headers.key;
+        note_answer(&key, u32::from_be(headers.tcp.seq).wrapping_add(1), u32::from_be(headers.tcp.ack));
+    }
     // SAFETY: as above.
     let Some(entry) = (unsafe { FLOWS.get(headers.key) }) else {
         if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
@@ -209,6 +214,28 @@ fn on_syn(headers: &Headers, direction: Direction, connection: &mut Connection) 
         Direction::ToClient if connection.from_backend.flags & FIRST_FLIGHT_ACKED == 0 => Some(Verdict::ToLocalSocket),
         Direction::ToBackend | Direction::ToClient => Some(Verdict::DropSyn),
     }
+}
+
+/// A backend answers our SYN: completes what is remembered of it. The stack, behind us, takes the first answer that is whole;
+/// which one that was is only certain as long as all say the same.
+// A stack frame of its own: a program has 512 bytes, and the splice needs most of them.
+#[inline(never)]
+fn note_answer(key: &FlowKey, remote_next: u32, ack: u32) {
+    // SAFETY: a copy; a mixed one of an entry that is replaced meanwhile does not fit the answer.
+    let Some(mut seen) = (unsafe { SYNS.get(key) }).copied() else { return };
+    if seen.flags & SYN_OURS == 0 || seen.flags & SYN_AGAIN != 0 || seen.local_next != ack {
+        return;
+    }
+    if seen.flags & SYN_NUMBERS == 0 {
+        seen.remote_next = remote_next;
+        seen.flags |= SYN_NUMBERS;
+    } else if seen.remote_next != remote_next {
+        seen.flags = seen.flags & !SYN_NUMBERS | SYN_AGAIN;
+    } else {
+        return;
+    }
+    // Not in place: the memory of an evicted entry may already be another handshake's.
+    let _ = SYNS.insert(key, seen, EXIST);
 }
 
 /// A SYN without a flow. For a listener, it is made ready for a later handoff: no timestamps, no ECN.

@@ -6,17 +6,17 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use ingress_ebpf::connection::{FIRST_FLIGHT_ACKED, State};
-use ingress_ebpf::flow::{Direction, SYN_AGAIN, SYN_NUMBERS, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen};
+use ingress_ebpf::flow::{
+    Direction, FlowKey, SYN_AGAIN, SYN_NUMBERS, SYN_OURS, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen,
+};
 use ingress_ebpf::header::{ACK, FIN, RST, SYN, TCP_LEN};
 use ingress_ebpf::names::{PRIORITY_BYPASS, PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_TWICE};
 use ingress_ebpf::verdict::{Action, Verdict};
 
-use super::maps::{CONNECTIONS, FLOWS, SYNS, count};
+use super::maps::{CONNECTIONS, EXIST, FLOWS, SYNS, count};
 use super::options::prepare_syn;
 use super::packet::{Headers, Look, Packet};
 
-/// `BPF_EXIST`.
-const EXIST: u64 = 2;
 const SYN_REQUESTS: u32 = PRIORITY_SYN_NO_SACK | PRIORITY_SYN_TWICE;
 
 #[classifier]
@@ -59,9 +59,9 @@ fn judge(packet: &Packet) -> Verdict {
         if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
             return backend_syn(packet, &headers, priority);
         }
-        note_numbers(&headers, u32::from_be(headers.tcp.seq));
-    } else if headers.tcp.flags & (SYN | ACK) == SYN | ACK {
-        note_numbers(&headers, u32::from_be(headers.tcp.seq).wrapping_add(1));
+    } else if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN | ACK {
+        let key = headers.key.reversed();
+        note_answer(&key, u32::from_be(headers.tcp.seq).wrapping_add(1), u32::from_be(headers.tcp.ack));
     }
     // The flow whose packets this one would answer.
     // SAFETY: entries are never changed after they were inserted.
@@ -78,27 +78,18 @@ fn judge(packet: &Packet) -> Verdict {
     if to_backend && still_ours { Verdict::Miss } else { Verdict::DropLocalStack }
 }
 
-/// Completes what the SYN said, from the SYN-ACK to a client or the third packet to a backend: the first packets that say
-/// what our own stack takes the other end's stream to be.
-#[inline(always)]
-fn note_numbers(headers: &Headers, local_next: u32) {
-    if headers.tcp.flags & (ACK | FIN | RST) != ACK {
-        return;
+/// Our stack answers a client's SYN: completes what is remembered of it.
+// A stack frame of its own: a program has 512 bytes, and the splice needs most of them.
+#[inline(never)]
+fn note_answer(key: &FlowKey, local_next: u32, remote_next: u32) {
+    // SAFETY: a copy; a mixed one of an entry that is replaced meanwhile does not fit the answer.
+    let Some(mut seen) = (unsafe { SYNS.get(key) }).copied() else { return };
+    if seen.flags & (SYN_OURS | SYN_NUMBERS | SYN_AGAIN) == 0 && seen.remote_next == remote_next {
+        seen.local_next = local_next;
+        seen.flags |= SYN_NUMBERS;
+        // Not in place: the memory of an evicted entry may already be another handshake's.
+        let _ = SYNS.insert(key, seen, EXIST);
     }
-    let key = headers.key.reversed();
-    // SAFETY: a copy, checked below.
-    let Some(seen) = (unsafe { SYNS.get(key) }) else { return };
-    let mut seen = *seen;
-    let remote_next = u32::from_be(headers.tcp.ack);
-    let known = if headers.tcp.has(SYN) { seen.remote_next == remote_next } else { seen.local_next == local_next };
-    if !known || seen.flags & (SYN_NUMBERS | SYN_AGAIN) != 0 {
-        return;
-    }
-    seen.local_next = local_next;
-    seen.remote_next = remote_next;
-    seen.flags |= SYN_NUMBERS;
-    // Not in place: the memory of an evicted entry may already be another handshake's.
-    let _ = SYNS.insert(key, seen, EXIST);
 }
 
 #[inline(always)]
@@ -110,7 +101,7 @@ fn backend_syn(packet: &Packet, headers: &Headers, priority: u32) -> Verdict {
     let Some(found) = prepare_syn(packet.raw(), header_len, priority & PRIORITY_SYN_NO_SACK != 0) else {
         return Verdict::DropRewriteFailed;
     };
-    let mut flags = 0;
+    let mut flags = SYN_OURS;
     if found.timestamp {
         flags |= SYN_TIMESTAMP_REMOVED;
     }

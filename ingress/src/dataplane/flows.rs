@@ -1,7 +1,7 @@
 //! Flow entries: both directions or none. The only writer of the pinned maps, except that a SYN on an ended connection removes
 //! an entry in the kernel.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -33,7 +33,6 @@ use super::{EndSink, Held};
 use crate::config::KernelConfig;
 use crate::flow::{FlowFilter, FlowView, Transferred};
 use crate::l4::outcome::{ConnectionEnd, ConnectionInfo, EndReason, Mode, RelayReason};
-use crate::route::{ListenerName, PoolName, RouteName, Sni};
 
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
@@ -56,6 +55,8 @@ pub(crate) struct Flows {
     interfaces: Mutex<Vec<InterfaceStatus>>,
     resetter: Resetter,
     pub(super) conntrack: Conntrack,
+    /// Ended connections, with when to look whether stragglers still come.
+    draining: Mutex<VecDeque<(Instant, u32)>>,
     /// What each slot's connection holds, and its backend socket while the first flight is on its way.
     pub(super) live: Mutex<HashMap<u32, Live>>,
     pub(super) sink: Arc<dyn EndSink>,
@@ -143,6 +144,7 @@ impl Flows {
             loaded: Mutex::new(loaded),
             resetter: Resetter::open().context("opening a raw socket")?,
             conntrack: Conntrack::new(),
+            draining: Mutex::new(VecDeque::new()),
             live: Mutex::new(HashMap::new()),
             sink,
             stopping: AtomicBool::new(false),
@@ -184,7 +186,10 @@ impl Flows {
                         self.cut_slot(index, &connection, EndReason::DaemonStopped);
                     }
                 }
-                State::Cut | State::Draining => self.find_overtaken(index, &connection),
+                State::Cut | State::Draining => {
+                    self.find_overtaken(index, &connection);
+                    self.draining.lock().push_back((Instant::now(), index));
+                }
                 State::Free => {}
             }
         }
@@ -339,8 +344,25 @@ impl Flows {
         }
     }
 
+    /// Takes away connections that have been silent for [`DRAIN`] since they ended. A few at a time: a worker that hands off
+    /// waits for the same lock.
+    pub(super) fn reap_due(&self) {
+        let (now, at) = (monotonic(), Instant::now());
+        let mut silent = Vec::new();
+        loop {
+            let mut draining = self.draining.lock();
+            let Some((due, index)) = draining.front().copied().filter(|(due, _)| *due <= at) else { break };
+            draining.pop_front();
+            match DRAIN.checked_sub(idle(&self.slots.read(index), now)) {
+                Some(rest) if !rest.is_zero() => draining.push_back((due + rest, index)),
+                Some(_) | None => silent.push(index),
+            }
+        }
+        self.reap(&silent);
+    }
+
     /// Removes ended connections and gives their slots back.
-    pub(super) fn reap(&self, slots: &[u32]) {
+    fn reap(&self, slots: &[u32]) {
         let mut doomed = Vec::with_capacity(slots.len() * 2);
         for chunk in slots.chunks(REAP_AT_ONCE) {
             doomed.clear();
@@ -361,6 +383,8 @@ impl Flows {
             }
             if let Err(error) = batch::delete(entries.fd.as_fd(), &doomed) {
                 tracing::warn!(%error, "flow entries not removed; trying again");
+                let again = Instant::now() + DRAIN;
+                self.draining.lock().extend(chunk.iter().map(|index| (again, *index)));
                 continue;
             }
             drop(entries);
@@ -372,14 +396,15 @@ impl Flows {
         }
     }
 
-    /// The connection is over: log it, free its port, keep its entries for stragglers.
+    /// The connection is over: log it, free its port, keep its entries for stragglers. One whose handoff is not finished is
+    /// ended by that, and a second end is none.
     pub(super) fn end(&self, index: u32, connection: &Connection, reason: EndReason, state: State) {
+        let Some(live) = self.live.lock().remove(&index) else { return };
         self.slots.set_state(index, state);
         let rests = connection.from_backend.flags & FIN_FIRST != 0
             && (connection.from_client.flags | connection.from_backend.flags) & RST_SENT == 0;
         let backend = socket_address(&connection.backend);
         self.ports.free(backend, port(&connection.source.port), rests, Instant::now());
-        let live = self.live.lock().remove(&index);
         let info = self.info(connection);
         let duration = SystemTime::now().duration_since(info.started).unwrap_or_default();
         let end = ConnectionEnd {
@@ -390,8 +415,8 @@ impl Flows {
             bytes_to_client: connection.bytes_to_client(),
             duration,
         };
-        self.sink.ended(end, live.as_ref().map(|live| live.told).unwrap_or_default());
-        drop(live);
+        self.sink.ended(end, live.told);
+        self.draining.lock().push_back((Instant::now() + DRAIN, index));
     }
 
     /// Tells the sink what live connections have moved since it last heard of them.
@@ -409,7 +434,7 @@ impl Flows {
         drop(live);
         for (label, moved) in by_label {
             let words = self.labels.lock().words(label);
-            self.sink.moved(&words.listener, &words.pool, &words.backend, moved);
+            self.sink.moved(words.listener.as_str(), words.pool.as_str(), &words.backend, moved);
         }
     }
 
@@ -424,20 +449,19 @@ impl Flows {
 
     pub(super) fn cut(&self, filter: &FlowFilter, reason: EndReason) -> usize {
         let now = monotonic();
-        let matching: Vec<_> = self
-            .slots
-            .used()
-            .filter(|(_, connection)| is_live(connection) && filter.matches(&self.view(connection, now)))
-            .collect();
-        for (index, connection) in &matching {
-            self.cut_slot(*index, connection, reason);
+        let mut cut = 0;
+        for (index, connection) in self.slots.live() {
+            if filter.matches(&self.view(&connection, now)) {
+                self.cut_slot(index, &connection, reason);
+                cut += 1;
+            }
         }
-        matching.len()
+        cut
     }
 
     pub(super) fn views(&self) -> Vec<FlowView> {
         let now = monotonic();
-        self.slots.used().filter(|(_, c)| is_live(c)).map(|(_, connection)| self.view(&connection, now)).collect()
+        self.slots.live().map(|(_, connection)| self.view(&connection, now)).collect()
     }
 
     pub(super) fn status(&self) -> KernelStatus {
@@ -460,7 +484,7 @@ impl Flows {
             missing,
             interfaces,
             pin_dir: self.loaded.lock().pin_dir().display().to_string(),
-            connections: self.slots.used().filter(|(_, c)| is_live(c)).count() as u64,
+            connections: self.slots.live().count() as u64,
             max_connections: u64::from(self.slots.len()),
             adopted: self.adopted.load(Ordering::Relaxed),
             ports: Some(self.ports.status()),
@@ -477,14 +501,14 @@ impl Flows {
         let wire_client = socket_address(&connection.client);
         ConnectionInfo {
             id: connection.id,
-            listener: ListenerName::new(words.listener.as_str()),
-            client: words.client.as_deref().and_then(|c| c.parse().ok()).unwrap_or(wire_client),
+            listener: words.listener.clone(),
+            client: words.client.unwrap_or(wire_client),
             local: socket_address(&connection.local),
             started: UNIX_EPOCH + Duration::from_millis(connection.started),
-            sni: words.sni.as_deref().and_then(|sni| Sni::parse(sni).ok()),
+            sni: words.sni.clone(),
             alpn: words.alpn.clone(),
-            route: words.route.as_deref().map(RouteName::new),
-            pool: PoolName::new(words.pool.as_str()),
+            route: words.route.clone(),
+            pool: words.pool.clone(),
             backend: words.backend.clone(),
             backend_address: socket_address(&connection.backend),
         }
@@ -581,6 +605,10 @@ impl Arming {
             _held: held,
         };
         self.flows.live.lock().insert(self.slot.index, live);
+        if self.flows.slots.state(self.slot.index) == State::Cut {
+            let connection = self.flows.slots.read(self.slot.index);
+            return self.flows.end(self.slot.index, &connection, EndReason::Killed, State::Cut);
+        }
         if silent {
             return self.flows.spliced(self.slot);
         }

@@ -9,18 +9,19 @@ use aya::maps::{HashMap as BpfHashMap, MapData};
 use ingress_ebpf::connection::Label;
 
 use crate::l4::outcome::ConnectionInfo;
+use crate::route::{ListenerName, PoolName, RouteName, Sni};
 
 /// The words of one label.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Words {
-    pub listener: String,
-    pub sni: Option<String>,
+    pub listener: ListenerName,
+    pub sni: Option<Sni>,
     pub alpn: Option<String>,
-    pub route: Option<String>,
-    pub pool: String,
+    pub route: Option<RouteName>,
+    pub pool: PoolName,
     pub backend: String,
     /// Only where an accepted PROXY header names another client than the wire does.
-    pub client: Option<String>,
+    pub client: Option<SocketAddr>,
 }
 
 pub(super) struct Labels {
@@ -80,7 +81,7 @@ impl Labels {
     }
 
     pub(super) fn words(&self, id: u32) -> Arc<Words> {
-        self.by_id.get(&id).map(|entry| Arc::clone(&entry.words)).unwrap_or_default()
+        self.by_id.get(&id).map_or_else(|| Arc::new(Words::lost()), |entry| Arc::clone(&entry.words))
     }
 
     pub(super) fn release(&mut self, id: u32) {
@@ -103,13 +104,26 @@ impl Words {
     /// `wire_client` is the socket's peer.
     pub(super) fn of(info: &ConnectionInfo, wire_client: SocketAddr) -> Self {
         Self {
-            listener: info.listener.to_string(),
-            sni: info.sni.as_ref().map(ToString::to_string),
+            listener: info.listener.clone(),
+            sni: info.sni.clone(),
             alpn: info.alpn.clone(),
-            route: info.route.as_ref().map(ToString::to_string),
-            pool: info.pool.to_string(),
+            route: info.route.clone(),
+            pool: info.pool.clone(),
             backend: info.backend.clone(),
-            client: (info.client != wire_client).then(|| info.client.to_string()),
+            client: (info.client != wire_client).then_some(info.client),
+        }
+    }
+
+    /// Of a connection whose label is not there: an older daemon left its slot without one.
+    fn lost() -> Self {
+        Self {
+            listener: ListenerName::new(""),
+            sni: None,
+            alpn: None,
+            route: None,
+            pool: PoolName::new(""),
+            backend: String::new(),
+            client: None,
         }
     }
 }
@@ -117,14 +131,15 @@ impl Words {
 /// Every field may be cut so that all fit; names and a SNI of the allowed length always fit whole.
 fn encode(words: &Words) -> Label {
     let mut label = Label { length: 0, text: [0; 948] };
+    let client = words.client.map(|client| client.to_string());
     let fields = [
-        (words.sni.as_deref().unwrap_or(""), 253),
-        (&words.listener, 63),
+        (words.sni.as_ref().map_or("", Sni::as_str), 253),
+        (words.listener.as_str(), 63),
         (words.alpn.as_deref().unwrap_or(""), 64),
-        (words.route.as_deref().unwrap_or(""), 253),
-        (&words.pool, 63),
+        (words.route.as_ref().map_or("", RouteName::as_str), 253),
+        (words.pool.as_str(), 63),
         (&words.backend, 190),
-        (words.client.as_deref().unwrap_or(""), 47),
+        (client.as_deref().unwrap_or(""), 47),
     ];
     let mut at = 0;
     for (field, most) in fields {
@@ -146,8 +161,15 @@ fn decode(label: &Label) -> Words {
     let mut next = || fields.next().unwrap_or_default();
     let some = |text: String| (!text.is_empty()).then_some(text);
     let (sni, listener, alpn, route, pool, backend) = (next(), next(), next(), next(), next(), next());
-    let client = some(next());
-    Words { listener, sni: some(sni), alpn: some(alpn), route: some(route), pool, backend, client }
+    Words {
+        listener: ListenerName::new(listener),
+        sni: Sni::parse(&sni).ok(),
+        alpn: some(alpn),
+        route: some(route).map(RouteName::new),
+        pool: PoolName::new(pool),
+        backend,
+        client: next().parse().ok(),
+    }
 }
 
 #[cfg(test)]
@@ -157,13 +179,13 @@ mod tests {
     #[test]
     fn words_survive_the_label() {
         let words = Words {
-            listener: "https".into(),
-            sni: Some("app.example.com".into()),
+            listener: ListenerName::new("https"),
+            sni: Sni::parse("app.example.com").ok(),
             alpn: Some("h2,http/1.1".into()),
             route: None,
-            pool: "app".into(),
+            pool: PoolName::new("app"),
             backend: "10.0.0.3:8443".into(),
-            client: Some("[2001:db8::1]:40000".into()),
+            client: "[2001:db8::1]:40000".parse().ok(),
         };
         assert_eq!(decode(&encode(&words)), words);
     }
@@ -172,16 +194,17 @@ mod tests {
     fn overlong_words_are_cut_between_characters_and_still_fit() {
         let long = "ä".repeat(300);
         let words = Words {
-            listener: long.clone(),
-            sni: Some(long.clone()),
+            listener: ListenerName::new(long.clone()),
+            sni: Sni::parse(&["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".")).ok(),
             alpn: Some(long.clone()),
-            route: Some(long.clone()),
-            pool: long.clone(),
+            route: Some(RouteName::new(long.clone())),
+            pool: PoolName::new(long.clone()),
             backend: long,
-            client: None,
+            client: "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().ok(),
         };
         let decoded = decode(&encode(&words));
         assert!(decoded.backend.len() <= 190 && decoded.backend.chars().all(|c| c == 'ä'));
-        assert_eq!(decoded.sni.map(|s| s.len()), Some(252));
+        assert_eq!(decoded.route.map(|route| route.as_str().len()), Some(252));
+        assert_eq!((decoded.sni, decoded.client), (words.sni, words.client), "what is bounded anyway stays whole");
     }
 }

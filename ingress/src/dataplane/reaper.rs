@@ -12,7 +12,7 @@ use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, RST_SENT, State};
 use ingress_ebpf::event::{Event, Kind};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::flows::{ARMED_DEADLINE, DRAIN, Flows, idle, is_live, monotonic};
+use super::flows::{ARMED_DEADLINE, Flows, idle, is_live, monotonic};
 use super::program_log::ProgramLog;
 use super::slots::SlotId;
 use crate::flow::Transferred;
@@ -61,6 +61,7 @@ impl Reaper {
                     }
                 }
             }
+            self.flows.reap_due();
             if Instant::now() >= next_scan {
                 self.flows.scan();
                 self.log.flush();
@@ -84,11 +85,12 @@ impl Flows {
         let socket = match self.live.lock().get_mut(&slot.index) {
             Some(live) => {
                 live.armed_at = None;
+                // Under the lock: a cut at this moment comes before or after, and wins.
+                self.slots.set_state(slot.index, State::Spliced);
                 live.backend_socket.take()
             }
             None => return,
         };
-        self.slots.set_state(slot.index, State::Spliced);
         self.conntrack.forget(&self.slots.read(slot.index));
         if let Some(socket) = socket {
             crate::dataplane::repair::close_silently(socket);
@@ -114,9 +116,8 @@ impl Flows {
     /// Finds what no event told.
     fn scan(&self) {
         let now = monotonic();
-        let mut over = Vec::new();
         let mut moving = Vec::new();
-        for (index, connection) in self.slots.used() {
+        for (index, connection) in self.slots.live() {
             let slot = SlotId { index, generation: connection.generation };
             match State::from_u32(connection.state) {
                 Some(State::Armed | State::Spliced) if has_ended(&connection) => self.ended(slot),
@@ -138,15 +139,10 @@ impl Flows {
                         moving.push((index, connection.label, Transferred { to_backend, to_client }));
                     }
                 }
-                Some(State::Draining | State::Cut) => {
-                    if idle(&connection, now) > DRAIN {
-                        over.push(index);
-                    }
-                }
-                Some(State::Free) | None => {}
+                // Each is in the queue of `reap_due`.
+                Some(State::Draining | State::Cut | State::Free) | None => {}
             }
         }
-        self.reap(&over);
         self.tell_progress(&moving);
     }
 }

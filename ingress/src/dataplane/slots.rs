@@ -82,8 +82,22 @@ impl Slots {
 
     /// Slots that are not free, with a copy of each.
     pub(super) fn used(&self) -> impl Iterator<Item = (u32, Connection)> {
+        self.all_in(&[State::Armed, State::Spliced, State::Cut, State::Draining])
+    }
+
+    /// Slots of connections that have not ended.
+    pub(super) fn live(&self) -> impl Iterator<Item = (u32, Connection)> {
+        self.all_in(&[State::Armed, State::Spliced])
+    }
+
+    fn all_in(&self, states: &'static [State]) -> impl Iterator<Item = (u32, Connection)> {
         let high_water = self.free.lock().high_water;
-        (0..high_water).filter(|index| self.state(*index) != State::Free).map(|index| (index, self.read(index)))
+        let is_in = |state: u32| State::from_u32(state).is_some_and(|state| states.contains(&state));
+        (0..high_water)
+            .filter(|index| states.contains(&self.state(*index)))
+            .map(|index| (index, self.read(index)))
+            // It may have changed between the two looks.
+            .filter(move |(_, connection)| is_in(connection.state))
     }
 
     /// A copy. Words that the kernel is writing may be a packet apart from one another.

@@ -11,7 +11,7 @@ use ingress_ebpf::names::{PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_TWICE
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::config::HandoffPolicy;
+use crate::config::{HandoffPolicy, PoolConfig};
 use crate::dataplane::repair::{self, Info};
 use crate::dataplane::{Flows, Kernel, PortGuard};
 
@@ -39,21 +39,25 @@ const FAR: Duration = Duration::from_millis(5);
 /// Ports that are tried when the kernel still holds a socket on one.
 const PORT_TRIES: usize = 8;
 
-/// Connects within `timeout`.
+/// Connects as `config` says. `we_speak`: something will be written as soon as the connection stands.
 pub(crate) async fn connect(
     kernel: &Kernel,
     client: &TcpStream,
     backend: SocketAddr,
-    timeout: Duration,
-    policy: HandoffPolicy,
+    config: &PoolConfig,
+    we_speak: bool,
 ) -> io::Result<BackendSocket> {
     let connecting = async {
-        match (kernel.flows_table(), policy, backend) {
-            (Some(flows), HandoffPolicy::Always, SocketAddr::V4(_)) => for_handoff(flows, client, backend).await,
+        match (kernel.flows_table(), config.handoff, backend) {
+            (Some(flows), HandoffPolicy::Always, SocketAddr::V4(_)) => {
+                for_handoff(flows, client, backend, we_speak).await
+            }
             _ => connected(TcpStream::connect(backend).await?, None),
         }
     };
-    tokio::time::timeout(timeout, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    tokio::time::timeout(config.connect_timeout, connecting)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn connected(stream: TcpStream, prepared: Option<Prepared>) -> io::Result<BackendSocket> {
@@ -61,11 +65,21 @@ fn connected(stream: TcpStream, prepared: Option<Prepared>) -> io::Result<Backen
     Ok(BackendSocket { stream, source, prepared })
 }
 
-async fn for_handoff(flows: &Arc<Flows>, client: &TcpStream, backend: SocketAddr) -> io::Result<BackendSocket> {
+async fn for_handoff(
+    flows: &Arc<Flows>,
+    client: &TcpStream,
+    backend: SocketAddr,
+    we_speak: bool,
+) -> io::Result<BackendSocket> {
     let client = repair::info(client.as_raw_fd())?;
     for _ in 0..PORT_TRIES {
         let Some(port) = flows.take_port(backend) else { break };
         let socket = like(&client)?;
+        if we_speak {
+            // The handshake's last ACK travels with the first flight (tcp(7), TCP_QUICKACK): one packet less, and the backend
+            // is woken once.
+            SockRef::from(&socket).set_tcp_quickack(false)?;
+        }
         if socket.bind((Ipv4Addr::UNSPECIFIED, port.port()).into()).is_err() {
             continue;
         }

@@ -19,7 +19,7 @@ use super::outcome::{ConnectionInfo, Refusal, RelayReason};
 use super::proxy_header::{self, Addresses, Facts};
 use super::relay::Relay;
 use crate::balance::{Backend, Pick, Pool};
-use crate::config::{DefaultRoute, ListenerConfig, ListenerProtocol};
+use crate::config::{DefaultRoute, ListenerConfig, ListenerProtocol, ProxyProtocol};
 use crate::flow::Transferred;
 use crate::metrics::ListenerMetrics;
 use crate::route::{ListenerName, RouteName};
@@ -129,7 +129,8 @@ async fn prepare(
             return Err(refusal);
         }
     };
-    let reached = reach(plane, pool, &client, source).await?;
+    let we_speak = !opening.payload().is_empty() || pool.config.proxy_protocol != ProxyProtocol::None;
+    let reached = reach(plane, pool, &client, source, we_speak).await?;
     let Opening { hello, passed_on, .. } = &opening;
     let info = ConnectionInfo {
         id: plane.ids.next(),
@@ -192,11 +193,17 @@ fn destination<'a>(
 }
 
 /// Connects to the pool's choice, and after a failure to further ones as often as the pool allows.
-async fn reach(plane: &Plane, pool: &Pool, client: &TcpStream, source: SocketAddr) -> Result<Reached, Refusal> {
+async fn reach(
+    plane: &Plane,
+    pool: &Pool,
+    client: &TcpStream,
+    source: SocketAddr,
+    we_speak: bool,
+) -> Result<Reached, Refusal> {
     let config = &pool.config;
     let mut tried = Vec::new();
     while let Some(Pick { backend, address }) = pool.pick(source.ip(), &tried, Instant::now()) {
-        match connect::connect(&plane.kernel, client, address, config.connect_timeout, config.handoff).await {
+        match connect::connect(&plane.kernel, client, address, config, we_speak).await {
             Ok(socket) => return Ok(Reached { backend, address, socket }),
             Err(error) => {
                 tracing::debug!(pool = %pool.name, backend = backend.name, %address, %error, "connect failed");

@@ -1,6 +1,6 @@
 //! SYNs are made ready for a handoff: a listener's as they come in, ours towards backends as they leave.
 
-use ingress_ebpf::flow::{SYN_ECN_CLEARED, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen};
+use ingress_ebpf::flow::{SYN_ECN_CLEARED, SYN_OURS, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen};
 use ingress_ebpf::header::{ACK, AE, CWR, ECE, OPTION_NOP, RST, SYN};
 use ingress_ebpf::names::{PRIORITY_SYN, PRIORITY_SYN_NO_SACK};
 use ingress_ebpf::verdict::Verdict;
@@ -138,7 +138,7 @@ fn our_syn_towards_a_backend_loses_its_timestamp_and_on_demand_sack() {
         // Under the key of the SYN-ACK that will arrive.
         assert_eq!(
             rig.take_syn(key(BACKEND, SOURCE)).map(|seen| (seen.ifindex, seen.flags)),
-            Some((1, flags)),
+            Some((1, flags | SYN_OURS)),
             "{what}"
         );
 
@@ -150,7 +150,7 @@ fn our_syn_towards_a_backend_loses_its_timestamp_and_on_demand_sack() {
         assert_eq!(run.frame(), Frame { options: without, ..frame }.complete(), "{what}, no SACK");
         assert_eq!(
             rig.take_syn(key(BACKEND, SOURCE)).map(|seen| seen.flags),
-            Some(flags & !SYN_SACK),
+            Some(flags & !SYN_SACK | SYN_OURS),
             "{what}, no SACK"
         );
     }
@@ -231,17 +231,33 @@ fn numbers_that_are_not_certain_are_none() {
 }
 
 #[test]
-fn the_third_packet_to_a_backend_tells_where_both_streams_begin() {
+fn a_backends_answer_to_our_syn_tells_where_both_streams_begin() {
     let Some(mut rig) = rig() else { return };
-    let sent = |flags, seq, ack| flagged(flags, packet(SOURCE, BACKEND, seq, ack, b"")).bytes();
-    for (what, flags, seq, numbers) in [
-        ("third packet", ACK, 0, Some((0, 77))),
-        ("of another handshake", ACK, 5, None),
-        ("a reset", RST | ACK, 0, None),
+    let answer = |flags, seq, ack| flagged(flags, packet(BACKEND, SOURCE, seq, ack, b"")).bytes();
+    let first = (SYN | ACK, 76, 0);
+    for (what, answers, numbers) in [
+        ("one answer", &[first][..], Some((0, 77))),
+        ("the same again", &[first, first], Some((0, 77))),
+        ("another one, as with cookies", &[first, (SYN | ACK, 80, 0)], None),
+        ("once in doubt, always in doubt", &[first, (SYN | ACK, 80, 0), (SYN | ACK, 80, 0)], None),
+        ("one that does not know our number", &[(SYN | ACK, 80, 5)], None),
+        ("one that does not, after one that does", &[first, (SYN | ACK, 80, 5)], Some((0, 77))),
+        ("a reset", &[(RST | ACK, 76, 0)], None),
     ] {
-        rig.leaves(&sent(SYN, CLIENT_ISN, 0), PRIORITY_SYN);
-        rig.leaves(&sent(flags, seq, 77), PRIORITY_SYN);
+        rig.leaves(&flagged(SYN, packet(SOURCE, BACKEND, CLIENT_ISN, 0, b"")).bytes(), PRIORITY_SYN);
+        for (flags, seq, ack) in answers {
+            assert_eq!(rig.arrives(&answer(*flags, *seq, *ack)).verdict, Some(Verdict::Miss), "{what}");
+        }
         let seen = rig.take_syn(key(BACKEND, SOURCE)).expect("the SYN is remembered");
         assert_eq!(seen.numbers(), numbers, "{what}");
     }
+}
+
+#[test]
+fn a_client_cannot_answer_for_us() {
+    let Some(mut rig) = rig() else { return };
+    rig.listen(LOCAL);
+    client_syn(&mut rig, CLIENT_ISN);
+    rig.arrives(&flagged(SYN | ACK, packet(CLIENT, LOCAL, 76, 0, b"")).bytes());
+    assert_eq!(client_numbers(&mut rig), None);
 }
