@@ -123,6 +123,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     }
     tasks.spawn(health::run(snapshots.clone(), commands, stop.clone()));
     tasks.spawn(resolve::run(snapshots.clone(), stop.clone()));
+    tasks.spawn(tell_progress(plane.clone(), stop.clone()));
     tasks.spawn(obey(orders, plane.clone(), kernel.clone(), stop.clone()));
     tasks.spawn(reporting("control", control.run(reloads, stop.clone())));
     let listening = tokio::spawn(listeners.run(snapshots.clone(), draining.clone()));
@@ -171,6 +172,14 @@ async fn drain(
         tracing::warn!(relays = cut, "stopping: cutting what is left");
         // Those that never got to a backend are not waited for.
         let _ = timeout(CUT_TIMEOUT, all_ended).await;
+    }
+}
+
+/// Lets counters of relays move while they run; those of the kernel's connections are the reaper's.
+async fn tell_progress(plane: Arc<Plane>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(PROGRESS);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        plane.relays.tell_progress(&*plane.ends);
     }
 }
 
@@ -238,5 +247,7 @@ fn raise_open_files(max_connections: u32) {
 const OWN_FILES: u64 = 1024;
 /// Operators and failing health checks wait for their turn.
 const COMMANDS: usize = 64;
+/// Between looks at what relays have moved.
+const PROGRESS: Duration = Duration::from_secs(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);

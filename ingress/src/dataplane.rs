@@ -31,6 +31,7 @@ pub use view::{InterfaceStatus, KernelStatus, PortStatus};
 use crate::config::KernelConfig;
 use crate::flow::{FlowFilter, FlowView, Transferred};
 use crate::l4::outcome::{ConnectionEnd, ConnectionInfo, EndReason};
+use crate::route::{ListenerName, PoolName};
 
 /// Handle to the kernel path. Cheap to clone.
 #[derive(Clone)]
@@ -48,7 +49,7 @@ pub trait EndSink: Send + Sync {
     fn ended(&self, end: ConnectionEnd, told: Transferred);
 
     /// Bytes moved by connections that go on.
-    fn moved(&self, listener: &str, pool: &str, backend: &str, bytes: Transferred);
+    fn moved(&self, listener: &ListenerName, pool: &PoolName, backend: &str, bytes: Transferred);
 
     /// A connection of an earlier daemon goes on under this one. What is returned is dropped at its end.
     fn adopted(&self, info: &ConnectionInfo) -> Held;

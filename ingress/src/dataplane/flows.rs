@@ -434,7 +434,7 @@ impl Flows {
         drop(live);
         for (label, moved) in by_label {
             let words = self.labels.lock().words(label);
-            self.sink.moved(words.listener.as_str(), words.pool.as_str(), &words.backend, moved);
+            self.sink.moved(&words.listener, &words.pool, &words.backend, moved);
         }
     }
 

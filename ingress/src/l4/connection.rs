@@ -235,15 +235,17 @@ async fn relay(plane: &Plane, kept: Kept, begun: Instant) {
     } = *handoff;
     // The first flight is one write; only a relay goes on writing. On a dead socket the relay says what is wrong.
     let _ = socket.stream.set_nodelay(true);
-    let end = {
+    let (end, told) = {
         let relayed = plane.relays.list(info, reason, socket.source, begun);
         let relay = Relay::new(&mut client, &mut socket.stream, first_flight, hello_len);
         let end_reason = relay.run(&relayed, idle_timeout).await;
         relayed.ended(end_reason)
     };
     drop((client, socket, guards));
-    backend.connection_ended(end.bytes_to_backend, end.bytes_to_client);
-    plane.ends.record(&end, Transferred::default());
+    let all = Transferred { to_backend: end.bytes_to_backend, to_client: end.bytes_to_client };
+    let rest = all.since(told);
+    backend.connection_ended(rest.to_backend, rest.to_client);
+    plane.ends.record(&end, told);
 }
 
 /// Tells a client that nobody here answers to that name, and waits until it had a chance to read it: closing a socket with

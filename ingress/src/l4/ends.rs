@@ -48,16 +48,16 @@ impl Ends {
         self.snapshots.borrow().config.log.connections
     }
 
-    fn backend(&self, pool: &str, backend: &str) -> Option<Arc<Backend>> {
+    fn backend(&self, pool: &PoolName, backend: &str) -> Option<Arc<Backend>> {
         let snapshot = self.snapshots.borrow();
-        let pool = snapshot.pools.get(&PoolName::new(pool))?;
+        let pool = snapshot.pools.get(pool)?;
         pool.find(backend).cloned()
     }
 }
 
 impl EndSink for Ends {
     fn ended(&self, end: ConnectionEnd, told: Transferred) {
-        if let Some(backend) = self.backend(end.info.pool.as_str(), &end.info.backend) {
+        if let Some(backend) = self.backend(&end.info.pool, &end.info.backend) {
             let all = Transferred { to_backend: end.bytes_to_backend, to_client: end.bytes_to_client };
             let rest = all.since(told);
             backend.connection_ended(rest.to_backend, rest.to_client);
@@ -65,15 +65,15 @@ impl EndSink for Ends {
         self.record(&end, told);
     }
 
-    fn moved(&self, listener: &str, pool: &str, backend: &str, bytes: Transferred) {
+    fn moved(&self, listener: &ListenerName, pool: &PoolName, backend: &str, bytes: Transferred) {
         if let Some(backend) = self.backend(pool, backend) {
             backend.moved(bytes.to_backend, bytes.to_client);
         }
-        self.metrics.listener(&ListenerName::new(listener)).progress(&PoolName::new(pool), bytes);
+        self.metrics.listener(listener).progress(pool, bytes);
     }
 
     fn adopted(&self, info: &ConnectionInfo) -> Held {
-        if let Some(backend) = self.backend(info.pool.as_str(), &info.backend) {
+        if let Some(backend) = self.backend(&info.pool, &info.backend) {
             backend.connection_started();
         }
         self.metrics.listener(&info.listener).adopted();

@@ -10,7 +10,8 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::outcome::{ConnectionEnd, ConnectionInfo, EndReason, Mode, RelayReason};
-use crate::flow::{FlowFilter, FlowView};
+use crate::dataplane::EndSink;
+use crate::flow::{FlowFilter, FlowView, Transferred};
 
 /// All relays of the daemon. Sharded by connection id, so that workers do not wait for one another.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub struct Relayed {
     /// Milliseconds after `started`.
     active: AtomicU64,
     cut: AtomicU8,
+    /// Bytes that the books have heard of; nothing once it is over.
+    told: Mutex<Option<Transferred>>,
     pub(super) waker: AtomicWaker,
 }
 
@@ -53,6 +56,7 @@ impl Relays {
             started,
             active: AtomicU64::new(0),
             cut: AtomicU8::new(0),
+            told: Mutex::new(Some(Transferred::default())),
             waker: AtomicWaker::new(),
         });
         relay.touch(Instant::now());
@@ -70,6 +74,20 @@ impl Relays {
         let now = Instant::now();
         let matching = self.all().into_iter().filter(|relay| filter.matches(&relay.view(now)));
         matching.map(|relay| relay.cut(reason)).count()
+    }
+
+    /// Tells `sink` what live relays have moved since it last heard of them.
+    pub fn tell_progress(&self, sink: &dyn EndSink) {
+        for relay in self.all() {
+            let mut told = relay.told.lock();
+            let Some(before) = told.as_mut() else { continue };
+            let now = relay.transferred();
+            let moved = now.since(*before);
+            if moved != Transferred::default() {
+                *before = now;
+                sink.moved(&relay.info.listener, &relay.info.pool, &relay.info.backend, moved);
+            }
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -110,16 +128,26 @@ impl Relayed {
         EndReason::ALL.get(usize::from(at)).copied()
     }
 
-    /// The account of a relay that is over.
-    pub(super) fn ended(&self, reason: EndReason) -> ConnectionEnd {
-        ConnectionEnd {
+    fn transferred(&self) -> Transferred {
+        Transferred {
+            to_backend: self.to_backend.load(Ordering::Relaxed),
+            to_client: self.to_client.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The account of a relay that is over, and how much of it the books have already heard of.
+    pub(super) fn ended(&self, reason: EndReason) -> (ConnectionEnd, Transferred) {
+        let told = self.told.lock().take().unwrap_or_default();
+        let Transferred { to_backend, to_client } = self.transferred();
+        let end = ConnectionEnd {
             info: self.info.clone(),
             mode: Mode::Relay(self.reason),
             reason,
-            bytes_to_backend: self.to_backend.load(Ordering::Relaxed),
-            bytes_to_client: self.to_client.load(Ordering::Relaxed),
+            bytes_to_backend: to_backend,
+            bytes_to_client: to_client,
             duration: self.started.elapsed(),
-        }
+        };
+        (end, told)
     }
 
     fn view(&self, now: Instant) -> FlowView {

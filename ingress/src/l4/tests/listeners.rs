@@ -94,10 +94,13 @@ async fn ipv6_and_ipv4_share_a_port_and_a_device_can_be_named() {
     let lab = Lab::start(config).await;
     assert!(lab.states.all().iter().all(|state| state.error.is_none()), "{:?}", lab.states.all());
     let hello = hello("app.example.com");
+    let mut open = Vec::new();
     for host in ["127.0.0.1", "::1"] {
         let mut client = tokio::net::TcpStream::connect((host, port)).await.expect("connect");
         client.write_all(&hello).await.expect("hello");
-        assert_eq!(read(&mut backend.accept().await, hello.len()).await, hello);
+        let mut server = backend.accept().await;
+        assert_eq!(read(&mut server, hello.len()).await, hello);
+        open.push((client, server));
     }
     let flows = lab.plane.relays.flows();
     assert!(flows.iter().any(|flow| flow.local == ([0, 0, 0, 0, 0, 0, 0, 1], port).into()), "{flows:?}");

@@ -1,6 +1,6 @@
 //! Bytes, ends and resets through a relay.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -113,12 +113,15 @@ async fn a_connection_without_bytes_is_reset_after_the_idle_timeout() {
 async fn bytes_in_one_direction_keep_an_idle_other_direction_alive() {
     let backend = Backend::start().await;
     let mut config = config(&[backend.address()]);
-    config.listener("tls").idle_timeout = Duration::from_millis(150);
+    // Far above what a busy machine may pause between two beats.
+    let idle = Duration::from_secs(1);
+    config.listener("tls").idle_timeout = idle;
     let lab = Lab::start(config).await;
     let (mut client, mut server) = relayed(&lab, &backend).await;
-    for beat in 0..40_u8 {
-        server.write_all(&[beat]).await.expect("beat");
-        assert_eq!(read(&mut client, 1).await, [beat]);
+    let begun = Instant::now();
+    while begun.elapsed() < idle * 2 {
+        server.write_all(b"beat").await.expect("beat");
+        assert_eq!(read(&mut client, 4).await, b"beat");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(lab.ended("tls", "idle_timeout"), 0);
@@ -142,6 +145,29 @@ async fn a_listed_relay_can_be_found_and_cut() {
     wait_until("end", || lab.ended("tls", "killed") == 1).await;
     other.write_all(b"untouched").await.expect("the other goes on");
     assert_eq!(lab.plane.relays.len(), 1);
+}
+
+#[tokio::test]
+async fn bytes_of_a_relay_are_counted_while_it_runs_and_only_once() {
+    let backend = Backend::start().await;
+    let lab = Lab::start(config(&[backend.address()])).await;
+    let (mut client, mut server) = relayed(&lab, &backend).await;
+    server.write_all(&[7; 100]).await.expect("write");
+    read(&mut client, 100).await;
+    let counted = || lab.counts("tls").bytes.to_client;
+    assert_eq!(counted(), 0);
+    let tell = || {
+        lab.plane.relays.tell_progress(&*lab.plane.ends);
+        counted() == 100
+    };
+    wait_until("count", tell).await;
+    assert!(tell(), "told once");
+    server.write_all(&[7; 50]).await.expect("write");
+    drop(server);
+    read(&mut client, 50).await;
+    drop(client);
+    wait_until("end", || lab.ended("tls", "closed") == 1).await;
+    assert_eq!(counted(), 150);
 }
 
 #[tokio::test]
