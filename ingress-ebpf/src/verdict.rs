@@ -16,7 +16,7 @@ pub enum Verdict {
     SynPrepared,
     /// A SYN of ours towards a backend, timestamps removed.
     SynPreparedOut,
-    /// A SYN on an ended connection: the entries are gone, the stack takes it.
+    /// A SYN on a connection that is over: its entry is gone, the stack takes it; a listener's is prepared as any other.
     SynOnEnded,
     /// Answered with an RST: the connection has been cut.
     CutAnswered,
@@ -30,7 +30,7 @@ pub enum Verdict {
     DropMalformed,
     /// Dropped: the flow entry names a slot that is no longer its own.
     DropStale,
-    /// Dropped: a SYN or SYN-ACK that cannot belong to a live flow.
+    /// Dropped: a SYN of the backend, or a SYN-ACK, that cannot belong to a live flow.
     DropSyn,
     /// Dropped: the time to live is used up.
     DropTtl,

@@ -4,6 +4,7 @@ mod scenarios {
     mod lab_itself;
     mod s1_churn;
     mod s1_client_hello;
+    mod s1_ends;
     mod s1_network;
     mod s1_on_down;
     mod s1_operation;

@@ -69,12 +69,7 @@ fn judge(packet: &Packet) -> (Verdict, u32) {
         note_answer(&key, u32::from_be(headers.tcp.seq).wrapping_add(1), u32::from_be(headers.tcp.ack));
     }
     // SAFETY: as above.
-    let Some(entry) = (unsafe { FLOWS.get(headers.key) }) else {
-        if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
-            return (new_connection(packet, headers), 0);
-        }
-        return (Verdict::Miss, 0);
-    };
+    let Some(entry) = (unsafe { FLOWS.get(headers.key) }) else { return (without_flow(packet, headers), 0) };
     let entry = *entry;
     let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else { return (Verdict::DropStale, 0) };
     // SAFETY: array map values live as long as the map. Words are written by one side each; a torn view of two words is
@@ -83,7 +78,36 @@ fn judge(packet: &Packet) -> (Verdict, u32) {
     if connection.generation != entry.generation {
         return (Verdict::DropStale, 0);
     }
+    if headers.tcp.flags & SYN != 0 && is_over(connection) {
+        give_away(&headers, &entry, connection);
+        let failed = without_flow(packet, headers) == Verdict::DropRewriteFailed;
+        return (if failed { Verdict::DropRewriteFailed } else { Verdict::SynOnEnded }, 0);
+    }
     on_flow(packet, headers, &entry, connection)
+}
+
+/// Either end may use its port again: ended, or cut, the connection has no more claim to it.
+#[inline(always)]
+fn is_over(connection: &Connection) -> bool {
+    connection.state == State::Cut as u32
+        || Connection::ended(connection.from_client.flags, connection.from_backend.flags)
+}
+
+/// The tuple of a connection that is over begins a new one. The daemon sees that the entry is no longer the old one's to remove.
+#[inline(always)]
+fn give_away(headers: &Headers, entry: &FlowEntry, connection: &mut Connection) {
+    let half = if entry.direction == Direction::ToBackend as u32 {
+        &mut connection.from_client
+    } else {
+        &mut connection.from_backend
+    };
+    half.flags |= REUSED;
+    let _ = FLOWS.remove(headers.key);
+}
+
+#[inline(always)]
+fn without_flow(packet: &Packet, headers: Headers) -> Verdict {
+    if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN { new_connection(packet, headers) } else { Verdict::Miss }
 }
 
 #[inline(always)]
@@ -194,20 +218,10 @@ fn receiver_start(start: u32, direction: Direction, connection: &Connection) -> 
     }
 }
 
-/// A SYN on the tuple of a flow. Either end may reuse its port: if the old connection is over, the stack takes the new one.
-/// `None`: the client's SYN meets a live connection and goes to the backend, as any router would send it; the answer is a
+/// A SYN on the tuple of a live flow. `None`: the client's goes to the backend, as any router would send it; the answer is a
 /// challenge ACK, by which a client that lost its state ends the old connection (RFC 5961 section 4).
 #[inline(always)]
-fn on_syn(headers: &Headers, direction: Direction, connection: &mut Connection) -> Option<Verdict> {
-    if Connection::ended(connection.from_client.flags, connection.from_backend.flags) {
-        let half = match direction {
-            Direction::ToBackend => &mut connection.from_client,
-            Direction::ToClient => &mut connection.from_backend,
-        };
-        half.flags |= REUSED;
-        let _ = FLOWS.remove(headers.key);
-        return Some(Verdict::SynOnEnded);
-    }
+fn on_syn(headers: &Headers, direction: Direction, connection: &Connection) -> Option<Verdict> {
     match direction {
         Direction::ToBackend if headers.tcp.flags & ACK == 0 => None,
         // The answer to our own SYN, sent again: it belongs to our socket as long as there is one.
@@ -238,7 +252,7 @@ fn note_answer(key: &FlowKey, remote_next: u32, ack: u32) {
     let _ = SYNS.insert(key, seen, EXIST);
 }
 
-/// A SYN without a flow. For a listener, it is made ready for a later handoff: no timestamps, no ECN.
+/// A SYN without a flow, or on one that is over. For a listener, it is made ready for a later handoff: no timestamps, no ECN.
 #[inline(always)]
 fn new_connection(packet: &Packet, mut headers: Headers) -> Verdict {
     let mut listener =

@@ -4,7 +4,8 @@ use ingress_ebpf::connection::{
     Connection, FIN_ACKED, FIN_FIRST, FIN_SENT, FIRST_FLIGHT_ACKED, REUSED, RST_SENT, State,
 };
 use ingress_ebpf::event::Kind;
-use ingress_ebpf::header::{ACK, FIN, RST, SYN};
+use ingress_ebpf::flow::{SYN_ECN_CLEARED, SYN_TIMESTAMP_REMOVED};
+use ingress_ebpf::header::{ACK, CWR, ECE, FIN, OPTION_NOP, RST, SYN};
 use ingress_ebpf::verdict::Verdict;
 
 use super::frame::{FROM_THEM, Frame, TO_US};
@@ -158,6 +159,41 @@ fn a_syn_on_an_ended_connection_takes_its_own_entry_away() {
 }
 
 #[test]
+fn a_syn_on_a_cut_connection_takes_its_own_entry_away_too() {
+    let Some(mut rig) = rig() else { return };
+    for (from, to, flags) in [(CLIENT, LOCAL, SYN), (BACKEND, SOURCE, SYN | ACK)] {
+        rig.install(&connection(), State::Cut);
+        let run = rig.arrives(&flagged(flags, packet(from, to, 9, 8, b"")).bytes());
+        assert_eq!(run.verdict, Some(Verdict::SynOnEnded));
+        let (ours, other) =
+            (rig.has_entry(key(from, to)), rig.has_entry(key(CLIENT, LOCAL)) || rig.has_entry(key(BACKEND, SOURCE)));
+        assert_eq!((ours, other), (false, true), "{from}");
+        let halves = rig.connection();
+        let reused = if from == CLIENT { halves.from_client } else { halves.from_backend };
+        assert_eq!(reused.flags & REUSED, REUSED, "{from}");
+    }
+}
+
+#[test]
+fn a_clients_syn_on_a_connection_that_is_over_is_prepared_as_any_other() {
+    let Some(mut rig) = rig() else { return };
+    rig.listen(LOCAL);
+    let timestamp = vec![1, 1, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0];
+    let syn = Frame { options: timestamp, ..flagged(SYN | ECE | CWR, packet(CLIENT, LOCAL, 9, 0, b"")) };
+    for state in [State::Draining, State::Cut] {
+        spliced(&mut rig);
+        rig.arrives(&flagged(RST, from_client(0, 0, b"")).bytes());
+        rig.set_state(state);
+        let run = rig.arrives(&syn.bytes());
+        assert_eq!(run.verdict, Some(Verdict::SynOnEnded));
+        let prepared = Frame { options: vec![OPTION_NOP; 12], ..flagged(SYN, packet(CLIENT, LOCAL, 9, 0, b"")) };
+        assert_eq!(run.frame(), prepared.complete());
+        let seen = rig.take_syn(key(CLIENT, LOCAL)).expect("the SYN is remembered");
+        assert_eq!(seen.flags, SYN_TIMESTAMP_REMOVED | SYN_ECN_CLEARED);
+    }
+}
+
+#[test]
 fn a_syn_on_a_live_connection_changes_nothing() {
     let Some(mut rig) = rig() else { return };
     rig.install(&connection(), State::Armed);
@@ -183,7 +219,7 @@ fn a_cut_connection_answers_with_an_rst_that_its_receiver_believes() {
     let options = vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
     for (from, to) in [(CLIENT, LOCAL), (BACKEND, SOURCE)] {
         for (flags, payload, next) in
-            [(ACK, &b""[..], 0), (ACK, b"five!", 5), (ACK | FIN, b"", 1), (ACK | FIN, b"odd", 4), (ACK | SYN, b"", 0)]
+            [(ACK, &b""[..], 0), (ACK, b"five!", 5), (ACK | FIN, b"", 1), (ACK | FIN, b"odd", 4)]
         {
             let seq = 0xffff_fffe;
             let frame =
@@ -195,7 +231,7 @@ fn a_cut_connection_answers_with_an_rst_that_its_receiver_believes() {
             assert_eq!(run.frame(), Frame { options: options.clone(), ..expected }.complete());
             assert_eq!(run.bytes[..12], [FROM_THEM, TO_US].concat(), "back to where it came from");
         }
-        for flags in [RST, RST | ACK, SYN, 0] {
+        for flags in [RST, RST | ACK, 0] {
             let run = rig.arrives(&flagged(flags, packet(from, to, 1, 2, b"")).bytes());
             assert_eq!(
                 run.verdict,

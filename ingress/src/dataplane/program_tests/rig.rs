@@ -222,7 +222,9 @@ impl Rig {
             Action::Redirect | Action::Reflect => REDIRECT,
         };
         assert_eq!(result.return_value, expected, "{verdict:?}");
-        if !matches!(verdict, Some(Verdict::SynPrepared | Verdict::SynPreparedOut)) && expected == UNSPEC {
+        if !matches!(verdict, Some(Verdict::SynPrepared | Verdict::SynPreparedOut | Verdict::SynOnEnded))
+            && expected == UNSPEC
+        {
             assert_eq!(out, bytes, "{verdict:?} leaves the packet alone");
         }
         let priority = u32::from_ne_bytes(context_out[32..36].try_into().expect("four bytes"));
