@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 
+use crate::distance::{Distance, Line};
 use crate::netns::Namespace;
 
 /// One machine of the lab.
@@ -34,7 +35,7 @@ pub struct Lab {
     /// Its address is the public one.
     pub proxy: Host,
     pub backends: Vec<Host>,
-    _switch: Namespace,
+    switch: Namespace,
 }
 
 /// What may differ from the plain S1 network.
@@ -113,7 +114,7 @@ impl Lab {
             backends.push(Host { ns, address });
         }
 
-        let lab = Self { clients, proxy, backends, _switch: switch };
+        let lab = Self { clients, proxy, backends, switch };
         if options.conntrack {
             lab.proxy.ns.nft(CONNTRACK_RULES).context("setting up connection tracking")?;
         }
@@ -131,6 +132,20 @@ impl Lab {
     /// The proxy's own address in a backend's network: what that backend sees as its peer.
     pub fn private_address(&self, backend: &Host) -> Ipv4Addr {
         gateway_of(backend.address)
+    }
+
+    /// Puts a long line between a host and its network, in place of its cable.
+    pub fn move_away(&self, host: &Host, distance: Distance) -> Result<Line> {
+        let Host { ns, address } = host;
+        let port = port_of(*address);
+        let cable = self.switch.run("ip", &["-oneline", "link", "show", &port])?;
+        let said = |word: &str| cable.split(' ').skip_while(|found| *found != word).nth(1);
+        let (mtu, network) = said("mtu").zip(said("master")).with_context(|| format!("a cable in {cable:?}"))?;
+        self.switch.ip_batch(&format!("link del {port}\n"))?;
+        let line = Line::between((ns, "eth0"), (&self.switch, &port), distance)?;
+        self.switch.ip_batch(&format!("link set {port} mtu {mtu} master {network}\nlink set {port} up\n"))?;
+        ns.ip_batch(&format!("addr add {address}/24 dev eth0\nlink set eth0 mtu {mtu} up\n"))?;
+        Ok(line)
     }
 
     fn route_plainly(&self) -> Result<()> {
@@ -157,8 +172,7 @@ impl Cables<'_> {
     }
 
     fn plug(&self, host: &Namespace, device: &str, address: Ipv4Addr, network: &str, mtu: u32) -> Result<()> {
-        // Unique in the switch, and short enough for a device name.
-        let port = format!("p{:08x}", u32::from(address));
+        let port = port_of(address);
         self.switch.ip_batch(&format!(
             "link add {port} mtu {mtu} type veth peer name {device} mtu {mtu} netns {}\n\
              link set {port} master {network}\n\
@@ -173,6 +187,11 @@ impl Cables<'_> {
         }
         Ok(())
     }
+}
+
+/// The switch's end of a host's cable: unique in the switch, and short enough for a device name.
+fn port_of(address: Ipv4Addr) -> String {
+    format!("p{:08x}", u32::from(address))
 }
 
 /// The proxy's address in the /24 of `address`.

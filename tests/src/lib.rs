@@ -8,6 +8,7 @@ pub mod bulk;
 pub mod certs;
 pub mod client;
 pub mod counters;
+pub mod distance;
 pub mod lab;
 pub mod netns;
 pub mod node;
