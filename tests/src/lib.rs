@@ -9,6 +9,7 @@ pub mod certs;
 pub mod client;
 pub mod counters;
 pub mod distance;
+pub mod forge;
 pub mod lab;
 pub mod netns;
 pub mod node;

@@ -135,6 +135,43 @@ pub fn wait_until_sacked(stream: &TcpStream) -> Result<()> {
     })
 }
 
+/// Where a socket's own stream and that of its peer stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of the next byte that it sends.
+    pub write: u32,
+    /// Of the next byte that it expects.
+    pub read: u32,
+}
+
+/// What only the two ends know.
+pub fn numbers(stream: &TcpStream) -> Result<Numbers> {
+    let fd = stream.as_raw_fd();
+    let set = |option, value: libc::c_int| {
+        let len = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: an int option with its own size.
+        let result = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, option, (&raw const value).cast(), len) };
+        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    let stand = |queue| {
+        set(libc::TCP_REPAIR_QUEUE, queue)?;
+        let mut number: libc::c_int = 0;
+        let mut len = size_of_val(&number) as libc::socklen_t;
+        let at = (&raw mut number).cast();
+        // SAFETY: the kernel writes at most `len` bytes.
+        let result = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, at, &raw mut len) };
+        if result == 0 { Ok(number as u32) } else { Err(std::io::Error::last_os_error()) }
+    };
+    const RECEIVE: libc::c_int = 1;
+    const SEND: libc::c_int = 2;
+    /// Without a window probe.
+    const OFF: libc::c_int = -1;
+    set(libc::TCP_REPAIR, 1)?;
+    let both = stand(SEND).and_then(|write| Ok(Numbers { write, read: stand(RECEIVE)? }));
+    set(libc::TCP_REPAIR, OFF)?;
+    both.context("TCP_QUEUE_SEQ")
+}
+
 /// A PROXY v2 header for TCP over IPv4, written from the specification's section 2.2.
 pub fn proxy_v2(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();

@@ -6,6 +6,7 @@ mod scenarios {
     mod s1_churn;
     mod s1_client_hello;
     mod s1_ends;
+    mod s1_forged;
     mod s1_loss;
     mod s1_network;
     mod s1_on_down;
