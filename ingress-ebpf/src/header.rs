@@ -17,6 +17,7 @@ pub const AE: u8 = 0x01;
 /// Option kinds (RFC 9293 section 3.1, RFC 2018, RFC 7323).
 pub const OPTION_END: u8 = 0;
 pub const OPTION_NOP: u8 = 1;
+pub const OPTION_SEGMENT: u8 = 2;
 pub const OPTION_SACK_PERMITTED: u8 = 4;
 pub const OPTION_SACK: u8 = 5;
 pub const OPTION_TIMESTAMP: u8 = 8;

@@ -23,13 +23,19 @@ pub mod program {
     pub const TC_OUT: &str = "ingress_tc_out";
 }
 
-/// `SO_PRIORITY` of a socket that connects to a backend: tc egress prepares its SYN for a handoff. The priority carries the
-/// request because, unlike a firewall mark, it takes no part in routing and no operator's rule set uses these values.
+/// `SO_PRIORITY` of a socket that connects to a backend, in its upper half: tc egress prepares its SYN for a handoff. The
+/// priority carries the request because, unlike a firewall mark, it takes no part in routing and no operator's rule set uses
+/// these values.
 pub const PRIORITY_SYN: u32 = 0x4947_0000;
+/// The bits of [`PRIORITY_SYN`] that are always the same.
+pub const PRIORITY_TAG: u32 = 0xffff_0000;
+/// Added to [`PRIORITY_SYN`]: the largest segment, bytes, that the backend may be told to send; 0 leaves it as it is.
+/// (`TCP_MAXSEG` would also bound what we may send, and then nobody knows what the backend takes.)
+pub const PRIORITY_SYN_SEGMENT: u32 = 0x3fff;
 /// Added to [`PRIORITY_SYN`]: the client did not offer SACK, so the backend must not be offered it either.
-pub const PRIORITY_SYN_NO_SACK: u32 = 0x10;
+pub const PRIORITY_SYN_NO_SACK: u32 = 0x4000;
 /// Added to [`PRIORITY_SYN`]: send the SYN twice, so that the backend takes no RTT sample from this near handshake (Karn)
 /// and its first sample is the client's true RTT.
-pub const PRIORITY_SYN_TWICE: u32 = 0x20;
+pub const PRIORITY_SYN_TWICE: u32 = 0x8000;
 /// `SO_PRIORITY` of the daemon's raw socket: tc egress lets its RSTs pass although they are sent on a handed-off tuple.
-pub const PRIORITY_BYPASS: u32 = 0x4947_ff00;
+pub const PRIORITY_BYPASS: u32 = 0x4948_0000;

@@ -6,7 +6,9 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_csum_diff, bpf_l4_csum_replace, bpf_loop};
-use ingress_ebpf::header::{OPTION_END, OPTION_NOP, OPTION_SACK, OPTION_SACK_PERMITTED, OPTION_TIMESTAMP, TCP_LEN};
+use ingress_ebpf::header::{
+    OPTION_END, OPTION_NOP, OPTION_SACK, OPTION_SACK_PERMITTED, OPTION_SEGMENT, OPTION_TIMESTAMP, TCP_LEN,
+};
 use ingress_ebpf::rewrite::{Sum, at_odd_offset, sack_block};
 
 use super::packet::{TCP_OFFSET, load, store};
@@ -23,6 +25,15 @@ const CONTINUE: c_long = 0;
 pub(super) struct Found {
     pub(super) timestamp: bool,
     pub(super) sack_permitted: bool,
+    pub(super) segment: bool,
+}
+
+/// What a SYN shall not offer.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Limits {
+    pub(super) no_sack: bool,
+    /// The largest segment, bytes; 0: any.
+    pub(super) segment: u32,
 }
 
 struct SynWalk {
@@ -30,26 +41,35 @@ struct SynWalk {
     offset: u32,
     end: u32,
     remove_sack: u32,
+    largest_segment: u32,
     found_timestamp: u32,
     found_sack: u32,
+    found_segment: u32,
     failed: u32,
 }
 
-/// Overwrites the timestamp option (and SACK-permitted if asked) with NOPs. `header_len` is TCP's.
+/// Overwrites the timestamp option (and SACK-permitted if asked) with NOPs, and lowers the MSS to the limit. `header_len` is
+/// TCP's.
 #[inline(always)]
-pub(super) fn prepare_syn(skb: *mut __sk_buff, header_len: usize, remove_sack: bool) -> Option<Found> {
+pub(super) fn prepare_syn(skb: *mut __sk_buff, header_len: usize, limits: Limits) -> Option<Found> {
     let mut walk = SynWalk {
         skb,
         offset: OPTIONS,
         end: TCP_OFFSET as u32 + header_len as u32,
-        remove_sack: remove_sack as u32,
+        remove_sack: limits.no_sack as u32,
+        largest_segment: limits.segment,
         found_timestamp: 0,
         found_sack: 0,
+        found_segment: 0,
         failed: 0,
     };
     // SAFETY: the callback has the kernel's signature and `walk` outlives the call.
     unsafe { bpf_loop(STEPS, syn_step as *mut c_void, (&raw mut walk).cast(), 0) };
-    (walk.failed == 0).then_some(Found { timestamp: walk.found_timestamp != 0, sack_permitted: walk.found_sack != 0 })
+    (walk.failed == 0).then_some(Found {
+        timestamp: walk.found_timestamp != 0,
+        sack_permitted: walk.found_sack != 0,
+        segment: walk.found_segment != 0,
+    })
 }
 
 extern "C" fn syn_step(_index: u32, walk: *mut c_void) -> c_long {
@@ -70,6 +90,12 @@ extern "C" fn syn_step(_index: u32, walk: *mut c_void) -> c_long {
     } else if kind == OPTION_SACK_PERMITTED && len == 2 {
         walk.found_sack = 1;
         if walk.remove_sack != 0 && replace16(walk.skb, at, [OPTION_NOP; 2]).is_none() {
+            walk.failed = 1;
+            return STOP;
+        }
+    } else if kind == OPTION_SEGMENT && len == 4 {
+        walk.found_segment = 1;
+        if walk.largest_segment != 0 && lower_segment(walk.skb, at + 2, walk.largest_segment as u16).is_none() {
             walk.failed = 1;
             return STOP;
         }
@@ -195,6 +221,16 @@ fn nop_single_sack(skb: *mut __sk_buff, option: u32, block: [u32; 2]) -> Option<
     store(skb, option + 2, &[NOPS; 2])?;
     fix(skb, option + 2, sum.fold32())?;
     replace16(skb, option, [OPTION_NOP; 2])
+}
+
+#[inline(always)]
+fn lower_segment(skb: *mut __sk_buff, at: u32, limit: u16) -> Option<()> {
+    let mut announced = [0u8; 2];
+    load(skb, at, &mut announced)?;
+    if u16::from_be_bytes(announced) <= limit {
+        return Some(());
+    }
+    replace16(skb, at, limit.to_be_bytes())
 }
 
 #[inline(always)]

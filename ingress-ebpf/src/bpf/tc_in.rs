@@ -17,7 +17,7 @@ use ingress_ebpf::rewrite::{Difference, Sum, Translation, before};
 use ingress_ebpf::verdict::{Action, Verdict};
 
 use super::maps::{CONNECTIONS, EXIST, FLOWS, LISTENERS, SYNS, count, declare_labels, tell};
-use super::options::{prepare_syn, translate_sack};
+use super::options::{Limits, prepare_syn, translate_sack};
 use super::packet::{Headers, Look, Odd, Packet};
 
 #[classifier]
@@ -281,7 +281,9 @@ fn new_connection(packet: &Packet, mut headers: Headers) -> Verdict {
         }
         flags |= SYN_ECN_CLEARED;
     }
-    let Some(found) = prepare_syn(packet.raw(), header_len, false) else { return Verdict::DropRewriteFailed };
+    let Some(found) = prepare_syn(packet.raw(), header_len, Limits::default()) else {
+        return Verdict::DropRewriteFailed;
+    };
     if found.timestamp {
         flags |= SYN_TIMESTAMP_REMOVED;
     }

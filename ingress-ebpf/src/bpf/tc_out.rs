@@ -10,14 +10,14 @@ use ingress_ebpf::flow::{
     Direction, FlowKey, SYN_AGAIN, SYN_NUMBERS, SYN_OURS, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen,
 };
 use ingress_ebpf::header::{ACK, FIN, RST, SYN, TCP_LEN};
-use ingress_ebpf::names::{PRIORITY_BYPASS, PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_TWICE};
+use ingress_ebpf::names::{
+    PRIORITY_BYPASS, PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_SEGMENT, PRIORITY_SYN_TWICE, PRIORITY_TAG,
+};
 use ingress_ebpf::verdict::{Action, Verdict};
 
 use super::maps::{CONNECTIONS, EXIST, FLOWS, SYNS, count};
-use super::options::prepare_syn;
+use super::options::{Limits, prepare_syn};
 use super::packet::{Headers, Look, Packet};
-
-const SYN_REQUESTS: u32 = PRIORITY_SYN_NO_SACK | PRIORITY_SYN_TWICE;
 
 #[classifier]
 pub(crate) fn ingress_tc_out(context: TcContext) -> i32 {
@@ -53,7 +53,7 @@ fn judge(packet: &Packet) -> Verdict {
         packet.set_priority(0);
         return Verdict::Miss;
     }
-    if priority & !SYN_REQUESTS == PRIORITY_SYN {
+    if priority & PRIORITY_TAG == PRIORITY_SYN {
         // The socket keeps the tag for life; queueing disciplines must not see it.
         packet.set_priority(0);
         if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
@@ -98,14 +98,17 @@ fn backend_syn(packet: &Packet, headers: &Headers, priority: u32) -> Verdict {
     if header_len < TCP_LEN {
         return Verdict::Miss;
     }
-    let Some(found) = prepare_syn(packet.raw(), header_len, priority & PRIORITY_SYN_NO_SACK != 0) else {
-        return Verdict::DropRewriteFailed;
-    };
+    let limits = Limits { no_sack: priority & PRIORITY_SYN_NO_SACK != 0, segment: priority & PRIORITY_SYN_SEGMENT };
+    let Some(found) = prepare_syn(packet.raw(), header_len, limits) else { return Verdict::DropRewriteFailed };
+    if limits.segment != 0 && !found.segment {
+        // The backend will take the default, which nobody asked for: no note, no handoff.
+        return Verdict::SynPreparedOut;
+    }
     let mut flags = SYN_OURS;
     if found.timestamp {
         flags |= SYN_TIMESTAMP_REMOVED;
     }
-    if found.sack_permitted && priority & PRIORITY_SYN_NO_SACK == 0 {
+    if found.sack_permitted && !limits.no_sack {
         flags |= SYN_SACK;
     }
     let local_next = u32::from_be(headers.tcp.seq).wrapping_add(1);

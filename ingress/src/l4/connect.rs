@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ingress_ebpf::names::{PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_TWICE};
+use ingress_ebpf::names::{PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_SEGMENT, PRIORITY_SYN_TWICE};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -95,7 +95,7 @@ async fn for_handoff(
 /// A socket whose handshake will agree with the one that the client had.
 fn like(client: &Info) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    let mut request = PRIORITY_SYN;
+    let mut request = PRIORITY_SYN | client.send_mss.min(PRIORITY_SYN_SEGMENT);
     if !client.sack {
         request |= PRIORITY_SYN_NO_SACK;
     }
@@ -105,6 +105,5 @@ fn like(client: &Info) -> io::Result<TcpSocket> {
     let options = SockRef::from(&socket);
     options.set_reuse_address(true)?;
     options.set_priority(request)?;
-    options.set_tcp_mss(client.send_mss)?;
     Ok(socket)
 }

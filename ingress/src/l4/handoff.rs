@@ -253,7 +253,8 @@ fn check(client: &Info, backend: &Info) -> Result<(), RelayReason> {
     if client.timestamps || backend.timestamps || client.sack != backend.sack {
         return Err(RelayReason::Options);
     }
-    if client.receive_mss > backend.send_mss || backend.receive_mss > client.send_mss {
+    // What the backend sends fits the client: its SYN said so.
+    if client.receive_mss > backend.send_mss {
         return Err(RelayReason::Mtu);
     }
     Ok(())

@@ -157,6 +157,38 @@ fn our_syn_towards_a_backend_loses_its_timestamp_and_on_demand_sack() {
 }
 
 #[test]
+fn our_syn_announces_no_larger_segment_than_the_client_takes() {
+    let Some(mut rig) = rig() else { return };
+    let n = &[OPTION_NOP][..];
+    for (limit, announced) in [(536, 536), (1_459, 1_459), (1_460, 1_460), (1_461, 1_460), (0x3fff, 1_460), (0, 1_460)]
+    {
+        for [before, after] in [[&[][..], &SCALE[..]], [n, &TIMESTAMP], [&SCALE, n], [&TIMESTAMP, &SACK_PERMITTED]] {
+            let pad =
+                vec![OPTION_NOP; (before.len() + 4 + after.len()).next_multiple_of(4) - before.len() - 4 - after.len()];
+            let frame = syn(SOURCE, BACKEND, &[before, &MSS, after, &pad]);
+            let run = rig.leaves(&frame.bytes(), PRIORITY_SYN | limit);
+            assert_eq!(run.verdict, Some(Verdict::SynPreparedOut));
+            let [high, low] = (announced as u16).to_be_bytes();
+            let mut options = [before, &[2, 4, high, low], after, &pad].concat();
+            if let Some(at) = options.windows(10).position(|ten| ten == TIMESTAMP) {
+                options[at..at + 10].copy_from_slice(&NOPS);
+            }
+            assert_eq!(run.frame(), Frame { options, ..frame }.complete(), "{limit}, behind {before:?}");
+            assert!(rig.take_syn(key(BACKEND, SOURCE)).is_some());
+        }
+    }
+}
+
+#[test]
+fn our_syn_without_an_mss_is_not_noted_because_the_backend_may_send_what_it_likes() {
+    let Some(mut rig) = rig() else { return };
+    let frame = syn(SOURCE, BACKEND, &[&SCALE, &[OPTION_NOP]]);
+    let run = rig.leaves(&frame.bytes(), PRIORITY_SYN | 1_400);
+    assert_eq!((run.verdict, run.priority), (Some(Verdict::SynPreparedOut), 0));
+    assert_eq!((run.frame(), rig.take_syn(key(BACKEND, SOURCE))), (frame.complete(), None));
+}
+
+#[test]
 fn sack_permitted_at_an_odd_offset_is_removed() {
     let Some(mut rig) = rig() else { return };
     let frame = syn(SOURCE, BACKEND, &[&SCALE, &SACK_PERMITTED, &SCALE]);
@@ -169,7 +201,7 @@ fn sack_permitted_at_an_odd_offset_is_removed() {
 fn a_syn_without_our_tag_and_a_tagged_packet_that_is_no_syn_leave_as_they_are() {
     let Some(mut rig) = rig() else { return };
     let frame = syn(SOURCE, BACKEND, &[&MSS, &SACK_PERMITTED, &TIMESTAMP]);
-    for foreign in [0, 6, 0x4947_0001, 0x4947_0100] {
+    for foreign in [0, 6, 0x4946_ffff, 0x4948_0001] {
         let run = rig.leaves(&frame.bytes(), foreign);
         assert_eq!((run.verdict, run.priority, &run.bytes), (None, foreign, &frame.bytes()));
     }
