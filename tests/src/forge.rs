@@ -106,9 +106,7 @@ impl Segment<'_> {
         tcp.extend([0; 4]);
         tcp.extend(self.options);
         tcp.extend(self.payload);
-        let length = u16::try_from(tcp.len())?.to_be_bytes();
-        let pseudo = [&from.octets()[..], &to.octets(), &[0, 6], &length].concat();
-        let sum = checksum(&[&pseudo, &tcp]).to_be_bytes();
+        let sum = checksum_of_segment(from, to, &tcp)?.to_be_bytes();
         tcp[16..18].copy_from_slice(&sum);
         Ok([ip_header(libc::IPPROTO_TCP, from, to), tcp].concat())
     }
@@ -119,6 +117,13 @@ fn ip_header(protocol: libc::c_int, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     header.extend(from.octets());
     header.extend(to.octets());
     header
+}
+
+/// Of a TCP header with its payload; 0 if the right one stands in it.
+pub fn checksum_of_segment(from: Ipv4Addr, to: Ipv4Addr, tcp: &[u8]) -> Result<u16> {
+    let length = u16::try_from(tcp.len())?.to_be_bytes();
+    let pseudo = [&from.octets()[..], &to.octets(), &[0, 6], &length].concat();
+    Ok(checksum(&[&pseudo, tcp]))
 }
 
 /// RFC 1071. Every part but the last has an even length.

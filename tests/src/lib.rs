@@ -10,6 +10,7 @@ pub mod client;
 pub mod counters;
 pub mod distance;
 pub mod forge;
+pub mod handmade;
 pub mod lab;
 pub mod netns;
 pub mod node;

@@ -81,12 +81,17 @@ pub fn answer(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks an [`answer`]ing backend for `bytes` bytes that only `seed` determines.
-pub fn ask(stream: &mut TcpStream, seed: u64, bytes: u64) -> io::Result<()> {
+/// What makes an [`answer`]ing backend send `bytes` bytes that only `seed` determines.
+pub fn question(seed: u64, bytes: u64) -> [u8; 16] {
     let mut question = [0; 16];
     question[..8].copy_from_slice(&seed.to_be_bytes());
     question[8..].copy_from_slice(&bytes.to_be_bytes());
-    stream.write_all(&question)
+    question
+}
+
+/// Puts a [`question`].
+pub fn ask(stream: &mut TcpStream, seed: u64, bytes: u64) -> io::Result<()> {
+    stream.write_all(&question(seed, bytes))
 }
 
 /// How an answer ended.

@@ -5,6 +5,7 @@ mod scenarios {
     mod s1_beginnings;
     mod s1_churn;
     mod s1_client_hello;
+    mod s1_clients;
     mod s1_ends;
     mod s1_forged;
     mod s1_loss;
