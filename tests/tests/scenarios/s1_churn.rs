@@ -1,16 +1,22 @@
-//! kill -9 at random instants while connections come and go: each one completes or is reset, none hangs.
+//! Connections that come and go by the thousand, with and without kill -9 at random instants: each one completes or is reset, none
+//! hangs, nothing is left behind.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow, ensure};
 use ingress_tests::lab::LabOptions;
+use ingress_tests::node::Node;
 use ingress_tests::payload::Random;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
+use ingress_tests::scripted::{self, Scripted, answer, exchange};
+use ingress_tests::skip::find_program;
 use ingress_tests::wait::{PATIENCE, wait_until};
 use ingress_tests::wire::{client_hello, proxy_v2};
 use serde_json::Value;
@@ -41,7 +47,7 @@ enum Outcome {
 
 #[test]
 fn no_connection_hangs_when_the_daemon_is_killed_again_and_again() -> Result<()> {
-    require!();
+    require!("bpftool");
     let s1 = S1::without_backends(&LabOptions::default())?;
     let host = &s1.lab.backends[0];
     let hello = client_hello(Some("fiscalismia.com"))?;
@@ -80,11 +86,71 @@ fn no_connection_hangs_when_the_daemon_is_killed_again_and_again() -> Result<()>
     assert!(hung.is_empty(), "{tally:?}\nthey hang at {:?}, log: {story:#?}", node.flows());
     assert_eq!(count(&tally.wrong), 0, "{tally:?}");
     assert!(count(&tally.completed) > 5 * KILLS, "{tally:?}");
-    wait_until(HANG, "no flow is left", || node.flows().is_ok_and(|flows| flows.is_empty()))
+    nothing_is_left(&node)
+}
+
+#[test]
+fn five_thousand_connections_leave_nothing_behind() -> Result<()> {
+    require!("bpftool", "nft");
+    let s1 = S1::without_backends(&LabOptions { conntrack: true, ..LabOptions::default() })?;
+    let _backend = Scripted::start(&s1.lab.backends[0], answer)?;
+    let node = s1.node_with(s1.config_without_checks())?;
+    let hello = client_hello(Some("fiscalismia.com"))?;
+    let left = AtomicU32::new(5_000);
+    let take = || left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).ok();
+    let run = || -> Result<()> {
+        while let Some(n) = take() {
+            let outcome = exchange(s1.public(), &hello, n.into(), 3_000, HANG)?;
+            ensure!(outcome == scripted::Outcome::Complete, "connection {n}: {outcome:?}");
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let crowd: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| s1.lab.clients[0].ns.exec(run))).collect();
+        crowd.into_iter().try_for_each(|one| one.join().map_err(|_| anyhow!("a client panicked"))?)
+    })?;
+    node.all_in_kernel()?;
+    assert_eq!(node.status()?["connections"]["handed_off_total"], 5_000);
+    nothing_is_left(&node)?;
+    let entries = || std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").ok()?.trim().parse().ok();
+    wait_until(PATIENCE, "conntrack forgets handed-off connections", || {
+        s1.lab.proxy.ns.exec(entries).is_some_and(|n: u32| n <= 4)
+    })
+}
+
+/// No connection, no port, no flow entry.
+fn nothing_is_left(node: &Node) -> Result<()> {
+    let mut seen = Value::Null;
+    let gone = wait_until(PATIENCE, "the last connection and the last port are gone", || {
+        seen = node.status().map_or(Value::Null, |status| status["kernel"].clone());
+        seen["connections"] == 0 && seen["ports"]["most_taken"] == 0
+    });
+    gone.with_context(|| format!("{seen}; {:?}", node.flows()))?;
+    wait_until(PATIENCE, "the last flow entry is gone", || flow_entries(node).is_ok_and(|n| n == 0))
+        .with_context(|| format!("{:?}", flow_entries(node)))
+}
+
+/// As bpftool counts them in the pinned map.
+fn flow_entries(node: &Node) -> Result<usize> {
+    let map = find(node.pin_dir(), "ingress_flows").context("the flow table is pinned")?;
+    let output = Command::new(find_program("bpftool").context("bpftool")?)
+        .args(["--json", "map", "dump", "pinned"])
+        .arg(&map)
+        .output()?;
+    let entries: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("bpftool said {:?}", String::from_utf8_lossy(&output.stdout)))?;
+    Ok(entries.as_array().context("bpftool dumps an array")?.len())
+}
+
+fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    std::fs::read_dir(dir).ok()?.flatten().find_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() { find(&path, name) } else { (entry.file_name() == name).then_some(path) }
+    })
 }
 
 /// Kills and restarts the daemon; between, connections must complete again.
-fn churn(node: &mut ingress_tests::node::Node, tally: &Tally) -> Result<()> {
+fn churn(node: &mut Node, tally: &Tally) -> Result<()> {
     let mut random = Random::new(4242);
     for _ in 0..KILLS {
         // The instant of the kill is counted in connections, so that it falls anywhere in a connection's life.
