@@ -28,6 +28,11 @@ fn client_hello_corpus_holds() {
 }
 
 #[test]
+fn config_corpus_holds() {
+    replay("config", fuzz::config::check);
+}
+
+#[test]
 fn proxy_header_corpus_holds() {
     replay("proxy_header", fuzz::proxy_header::check);
 }

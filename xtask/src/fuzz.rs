@@ -23,6 +23,7 @@ pub(crate) struct Args {
 #[value(rename_all = "snake_case")]
 enum Target {
     ClientHello,
+    Config,
     ProxyHeader,
     Rewrite,
 }
@@ -52,6 +53,7 @@ impl Target {
     fn name(self) -> &'static str {
         match self {
             Self::ClientHello => "client_hello",
+            Self::Config => "config",
             Self::ProxyHeader => "proxy_header",
             Self::Rewrite => "rewrite",
         }

@@ -2,5 +2,6 @@
 //! test of package `ingress`, with every file of the committed corpus.
 
 pub mod client_hello;
+pub mod config;
 pub mod proxy_header;
 pub mod rewrite;
