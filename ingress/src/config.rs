@@ -10,6 +10,7 @@ mod decode;
 mod defaults;
 mod file;
 mod load;
+mod networks;
 mod problems;
 mod report;
 mod schema;
@@ -18,7 +19,7 @@ mod tests;
 mod words;
 mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 
 pub use self::defaults::STATE_DIR;
 pub use self::load::{LoadError, Loaded, load, parse};
+pub use self::networks::Networks;
 pub use self::problems::{Place, Problem, Problems, Severity};
 pub use self::schema::schema;
 use crate::route::{ListenerName, PoolName, RouteSpec};
@@ -40,6 +42,9 @@ pub struct Config {
     pub limits: Limits,
     pub admin: AdminConfig,
     pub kernel: KernelConfig,
+    /// What the operator says about network devices, by name.
+    pub interfaces: BTreeMap<String, InterfaceConfig>,
+    pub admission: AdmissionConfig,
     pub log: LogConfig,
     /// Where last-good configurations are kept. Default `/var/lib/ingress`.
     pub state_dir: PathBuf,
@@ -235,6 +240,50 @@ pub struct KernelConfig {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceConfig {
+    pub side: Side,
+    pub xdp: XdpChoice,
+}
+
+/// Whom a network device faces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The world: private ports are dropped.
+    Public,
+    /// Our own machines: nothing is judged.
+    Private,
+}
+
+/// Where a public device's packets are judged. tc ingress is the last rung of each but `Off`, whose only one it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpChoice {
+    /// Native, then generic.
+    Auto,
+    Native,
+    Generic,
+    Off,
+}
+
+/// Who may come in. Empty: everybody, everywhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdmissionConfig {
+    /// TCP and UDP ports that are dropped on public devices.
+    pub private_ports: BTreeSet<u16>,
+    /// Who may not connect to our listeners.
+    pub deny: Networks,
+    pub new_connections_per_source: Option<ConnectionRate>,
+}
+
+/// New connections that one source may open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionRate {
+    /// A second, for ever; at least 1.
+    pub rate: u32,
+    /// At once; at least 1.
+    pub burst: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     pub connections: ConnectionLog,
 }
@@ -246,6 +295,18 @@ pub enum ConnectionLog {
     End,
     /// One at its start too.
     Both,
+}
+
+impl AdmissionConfig {
+    /// As many as fit into the kernel's tables.
+    pub const MOST_PORTS: usize = 1_024;
+    pub const MOST_NETWORKS: usize = 65_536;
+
+    /// Nothing is judged.
+    pub fn is_empty(&self) -> bool {
+        let Self { private_ports, deny, new_connections_per_source } = self;
+        private_ports.is_empty() && deny.is_empty() && new_connections_per_source.is_none()
+    }
 }
 
 impl Default for Limits {

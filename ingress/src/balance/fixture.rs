@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Backend, Check, HealthState, Pool};
 use crate::config::{
-    AdminConfig, BackendAddress, BackendConfig, Balance, Config, ConnectionLog, HandoffPolicy, KernelConfig, Limits,
-    LogConfig, OnDown, PoolConfig, ProxyProtocol,
+    AdminConfig, AdmissionConfig, BackendAddress, BackendConfig, Balance, Config, ConnectionLog, HandoffPolicy,
+    KernelConfig, Limits, LogConfig, OnDown, PoolConfig, ProxyProtocol,
 };
 use crate::route::RouteTable;
 use crate::snapshot::{Generation, Snapshot};
@@ -55,6 +55,8 @@ pub(crate) fn snapshot(pools: impl IntoIterator<Item = Pool>) -> Arc<Snapshot> {
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),
+        interfaces: BTreeMap::new(),
+        admission: AdmissionConfig::default(),
         log: LogConfig { connections: ConnectionLog::End },
         state_dir: PathBuf::from("/nonexistent"),
     };

@@ -2,6 +2,7 @@
 //!
 //! Goes on after a problem, to find all of them; what it returns is of use only if no error was reported.
 
+mod admission;
 mod pool;
 
 use std::collections::BTreeMap;
@@ -46,7 +47,7 @@ pub(super) struct BoundAt {
 }
 
 pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
-    let FileConfig { listeners, routes, pools, limits, admin, kernel, log, state_dir } = file;
+    let FileConfig { listeners, routes, pools, limits, admin, kernel, interfaces, admission, log, state_dir } = file;
     let mut binds = Vec::new();
     let mut listener_nodes = BTreeMap::new();
     let listeners = listeners
@@ -68,13 +69,18 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
             (name, pool::convert_pool(pool, report))
         })
         .collect();
+    let kernel = convert_kernel(kernel);
+    let interfaces = admission::convert_interfaces(interfaces, report);
+    let admission = admission::convert_admission(admission, &interfaces, &kernel, report);
     let config = Config {
         listeners,
         routes,
         pools,
         limits: convert_limits(&limits),
         admin: convert_admin(admin, &mut binds, report),
-        kernel: convert_kernel(kernel),
+        kernel,
+        interfaces,
+        admission,
         log: convert_log(&log),
         state_dir: state_dir.0,
     };

@@ -28,7 +28,9 @@ pub(super) const ADMIN_SOCKET: &str = "/run/ingress/admin.sock";
 pub(super) const ADMIN_HTTP_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404);
 
 pub(super) const KERNEL_ENABLED: bool = true;
-/// Below the range from which Linux picks source ports by itself (32768-60999).
+/// From which Linux picks source ports by itself, unless told otherwise (`ip_local_port_range`).
+pub(super) const HOST_PORT_RANGE: (u16, u16) = (32_768, 60_999);
+/// Below [`HOST_PORT_RANGE`].
 pub(super) const PORT_RANGE: (u16, u16) = (20_000, 32_767);
 pub(super) const PIN_DIR: &str = "/sys/fs/bpf/ingress";
 

@@ -3,6 +3,8 @@
 //! The comments on the keys are shipped: they are the schema's descriptions and the tables of `docs/configuration.md`.
 //! Each value is checked on its own here (see `words`); how values fit together is `convert`'s part.
 
+mod admission;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -11,6 +13,7 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterface, FileSide, FileXdp};
 use super::decode::{Located, OneOrMany};
 use super::defaults;
 use super::words::{
@@ -43,6 +46,12 @@ pub(super) struct FileConfig {
     /// The kernel path for established connections.
     #[serde(default)]
     pub(super) kernel: FileKernel,
+    /// What the host's network devices face, by their names. Those that face the world get the programs in any case.
+    #[serde(default)]
+    pub(super) interfaces: BTreeMap<Device, Located<FileInterface>>,
+    /// Who may come in.
+    #[serde(default)]
+    pub(super) admission: FileAdmission,
     /// What is logged.
     #[serde(default)]
     pub(super) log: FileLog,

@@ -1,5 +1,6 @@
 //! Whole files: what is accepted becomes what, and what is refused is told how.
 
+mod admission;
 mod reference;
 
 use std::net::SocketAddr;
@@ -129,6 +130,11 @@ admin:
   socket: /run/x.sock
   http: {bind: '127.0.0.1:8405', basic_auth: {username_env: A_USER, password_env: A_PASSWORD}}
 kernel: {enabled: false, interfaces: [eth0, eth1], port_range: 30000-30999, max_connections: 500, pin_dir: /sys/fs/bpf/x}
+interfaces: {eth0: {side: public, xdp: native}, eth1: {side: private}}
+admission:
+  private_ports: [9876, 6379]
+  deny: [198.51.100.0/24, '2001:db8:bad::/48']
+  new_connections_per_source: {rate: 50, burst: 200}
 log: {connections: both}
 state_dir: /var/lib/x
 ";
@@ -140,6 +146,12 @@ state_dir: /var/lib/x
     assert_eq!(https.accept_proxy_from, ["10.0.0.0/8".parse().expect("network")]);
     assert_eq!((https.hello_timeout, https.idle_timeout), (Duration::from_secs(2), Duration::from_secs(600)));
     assert_eq!((https.max_connections, https.max_connections_per_source), (10, 5));
+    let interface = |side, xdp| InterfaceConfig { side, xdp };
+    assert_eq!(config.interfaces["eth0"], interface(Side::Public, XdpChoice::Native));
+    assert_eq!(config.interfaces["eth1"], interface(Side::Private, XdpChoice::Auto));
+    assert_eq!(config.admission.private_ports, [6379, 9876].into());
+    assert!(config.admission.deny.contains([198, 51, 100, 7].into()) && config.admission.deny.len() == 2);
+    assert_eq!(config.admission.new_connections_per_source, Some(ConnectionRate { rate: 50, burst: 200 }));
     let redis = &config.listeners[&ListenerName::new("redis")];
     assert_eq!(redis.protocol, ListenerProtocol::Tcp { pool: PoolName::new("redis") });
     let pattern = |text| SniPattern::parse(text).expect("test pattern");

@@ -97,7 +97,12 @@ word!(
     "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$",
     "integer"
 );
-word!(Device(String), "a network device such as eth0", r"^[^/\s:]{1,15}$");
+word!(
+    #[derive(PartialOrd, Ord)]
+    Device(String),
+    "a network device such as eth0",
+    r"^[^/\s:]{1,15}$"
+);
 word!(EnvName(String), "the name of an environment variable such as INGRESS_STATS_USER", "^[A-Za-z_][A-Za-z0-9_]*$");
 word!(AbsolutePath(PathBuf), "an absolute path", "^/");
 word!(SocketPath(PathBuf), "an absolute path of at most 107 bytes", "^/.{0,106}$");

@@ -167,6 +167,8 @@ pub(super) fn config(backends: &[SocketAddr]) -> Config {
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),
+        interfaces: BTreeMap::new(),
+        admission: AdmissionConfig::default(),
         log: LogConfig { connections: ConnectionLog::End },
         state_dir: PathBuf::from("/nonexistent"),
     }
