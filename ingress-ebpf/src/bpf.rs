@@ -1,10 +1,12 @@
-//! tc programs, their maps, and access to packets.
+//! tc and XDP programs, their maps, and access to packets.
 
+mod admission;
 mod maps;
 mod options;
 mod packet;
 mod tc_in;
 mod tc_out;
+mod xdp;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {

@@ -5,6 +5,7 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod admission;
 pub mod connection;
 pub mod event;
 pub mod flow;

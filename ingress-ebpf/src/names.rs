@@ -13,14 +13,39 @@ pub mod map {
     pub const SYNS: &str = "ingress_syns";
     pub const VERDICTS: &str = "ingress_verdict";
     pub const EVENTS: &str = "ingress_events";
+    pub const POLICY: &str = "ingress_policy";
+    pub const DEVICES: &str = "ingress_devices";
+    pub const PORTS: &str = "ingress_ports";
+    pub const DENY4: &str = "ingress_deny4";
+    pub const DENY6: &str = "ingress_deny6";
+    pub const SOURCES: &str = "ingress_sources";
+    pub const DROPS: &str = "ingress_drops";
 
     /// Those that are pinned, in no particular order.
-    pub const PINNED: &[&str] = &[FLOWS, CONNECTIONS, LABELS, LISTENERS, SYNS, VERDICTS, EVENTS];
+    pub const PINNED: &[&str] = &[
+        FLOWS,
+        CONNECTIONS,
+        LABELS,
+        LISTENERS,
+        SYNS,
+        VERDICTS,
+        EVENTS,
+        POLICY,
+        DEVICES,
+        PORTS,
+        DENY4,
+        DENY6,
+        SOURCES,
+        DROPS,
+    ];
 }
 
 pub mod program {
     pub const TC_IN: &str = "ingress_tc_in";
     pub const TC_OUT: &str = "ingress_tc_out";
+    pub const XDP: &str = "ingress_xdp";
+    /// The same for generic XDP.
+    pub const XDP_GENERIC: &str = "ingress_xdp_skb";
 }
 
 /// `SO_PRIORITY` of a socket that connects to a backend, in its upper half: tc egress prepares its SYN for a handoff. The

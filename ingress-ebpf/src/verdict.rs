@@ -26,7 +26,7 @@ pub enum Verdict {
     DropFragment,
     /// Dropped: IP options on a live flow.
     DropIpOptions,
-    /// Dropped: a TCP header that does not fit its packet.
+    /// Dropped: a TCP header that does not fit its packet, or an IP header that does not.
     DropMalformed,
     /// Dropped: the flow entry names a slot that is no longer its own.
     DropStale,
@@ -38,11 +38,21 @@ pub enum Verdict {
     DropLocalStack,
     /// Dropped: a helper failed to change the packet.
     DropRewriteFailed,
+    /// Not admitted: to a private port, on a public device.
+    DropPrivatePort,
+    /// Not admitted: where its ports are cannot be found, on a public device that guards private ports.
+    DropUnreadable,
+    /// Not admitted: a denied source, to a listener.
+    DropDenied,
+    /// Not admitted: TCP flags that no TCP sends, to a listener.
+    DropBadFlags,
+    /// Not admitted: one more new connection than its source may open now.
+    DropSourceRate,
 }
 
 impl Verdict {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::Miss,
         Self::SplicedToBackend,
         Self::SplicedToClient,
@@ -61,6 +71,21 @@ impl Verdict {
         Self::DropTtl,
         Self::DropLocalStack,
         Self::DropRewriteFailed,
+        Self::DropPrivatePort,
+        Self::DropUnreadable,
+        Self::DropDenied,
+        Self::DropBadFlags,
+        Self::DropSourceRate,
+    ];
+
+    /// Those of [`crate::admission::judge`].
+    pub const ADMISSION: [Self; 6] = [
+        Self::DropPrivatePort,
+        Self::DropUnreadable,
+        Self::DropDenied,
+        Self::DropBadFlags,
+        Self::DropSourceRate,
+        Self::DropMalformed,
     ];
 
     /// What the kernel does with the packet.
@@ -80,7 +105,12 @@ impl Verdict {
             | Self::DropSyn
             | Self::DropTtl
             | Self::DropLocalStack
-            | Self::DropRewriteFailed => Action::Drop,
+            | Self::DropRewriteFailed
+            | Self::DropPrivatePort
+            | Self::DropUnreadable
+            | Self::DropDenied
+            | Self::DropBadFlags
+            | Self::DropSourceRate => Action::Drop,
         }
     }
 
@@ -105,6 +135,11 @@ impl Verdict {
             Self::DropTtl => "drop_ttl",
             Self::DropLocalStack => "drop_local_stack",
             Self::DropRewriteFailed => "drop_rewrite_failed",
+            Self::DropPrivatePort => "drop_private_port",
+            Self::DropUnreadable => "drop_unreadable",
+            Self::DropDenied => "drop_denied",
+            Self::DropBadFlags => "drop_bad_flags",
+            Self::DropSourceRate => "drop_source_rate",
         }
     }
 }

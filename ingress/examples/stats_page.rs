@@ -178,6 +178,7 @@ fn kernel(now: f64, trouble: bool) -> KernelStatus {
         ifindex,
         attached: attached.into(),
         why: why.map(str::to_owned),
+        admission: None,
     };
     let packets = |per_second: f64| (now * per_second + wave(now, 8.0) * per_second) as u64;
     KernelStatus {

@@ -3,6 +3,7 @@
 //! Everything that runs is owned here: worker threads by [`Workers`], tasks by one [`JoinSet`]. None of them ends before
 //! the daemon stops; one that does ends the daemon.
 
+mod admission;
 mod log;
 mod systemd;
 mod views;
@@ -91,7 +92,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     let snapshots = control.snapshots();
     let config = snapshots.borrow().config.clone();
     let ends = Arc::new(Ends::new(snapshots.clone(), metrics.clone(), log.clone()));
-    let kernel = Kernel::start(&config.kernel, ends.clone());
+    let kernel = Kernel::start(&config, ends.clone());
     let plane = Arc::new(Plane::new(snapshots.clone(), kernel.clone(), ends));
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
     let mut workers = Workers::start(&plane, workers).context("starting worker threads")?;
@@ -121,6 +122,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
         Ok(socket) => drop(tasks.spawn(admin.serve(socket, stop.clone()))),
         Err(error) => return Err(anyhow!(error).context("opening the admin socket")),
     }
+    tasks.spawn(admission::run(snapshots.clone(), kernel.clone(), commands.clone(), stop.clone()));
     tasks.spawn(health::run(snapshots.clone(), commands, stop.clone()));
     tasks.spawn(resolve::run(snapshots.clone(), stop.clone()));
     tasks.spawn(tell_progress(plane.clone(), stop.clone()));

@@ -2,6 +2,7 @@
 //!
 //! Userspace serves every connection without it; [`KernelStatus`] says what is missing.
 
+mod admission;
 mod batch;
 mod conntrack;
 mod devices;
@@ -9,6 +10,7 @@ mod flows;
 mod labels;
 mod loader;
 mod path;
+mod pinned_link;
 mod ports;
 mod program_log;
 #[cfg(test)]
@@ -18,17 +20,20 @@ pub(crate) mod repair;
 mod reset;
 mod slots;
 pub mod view;
+mod xdp;
 
 use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 pub(crate) use flows::{Arming, Flows, Plan};
 pub(crate) use path::Paths;
 pub(crate) use ports::PortGuard;
-pub use view::{InterfaceStatus, KernelStatus, PortStatus};
+pub use view::{AdmissionStatus, InterfaceStatus, KernelStatus, PortStatus};
 
-use crate::config::KernelConfig;
+use crate::config::{Config, KernelConfig, Side};
 use crate::flow::{FlowFilter, FlowView, Transferred};
 use crate::l4::outcome::{ConnectionEnd, ConnectionInfo, EndReason};
 use crate::route::{ListenerName, PoolName};
@@ -38,6 +43,8 @@ use crate::route::{ListenerName, PoolName};
 pub struct Kernel {
     flows: Option<Arc<Flows>>,
     missing: Arc<Vec<String>>,
+    /// Devices that nobody guards, in userspace mode.
+    unguarded: Arc<Mutex<Vec<InterfaceStatus>>>,
 }
 
 /// Whatever a connection holds until it ends; dropped then.
@@ -58,17 +65,28 @@ pub trait EndSink: Send + Sync {
 impl Kernel {
     /// Userspace only, and why.
     pub fn off(reasons: Vec<String>) -> Self {
-        Self { flows: None, missing: Arc::new(reasons) }
+        Self { flows: None, missing: Arc::new(reasons), unguarded: Arc::default() }
     }
 
     /// Loads or adopts, attaches, and starts the reaper. Never fails: what is missing is said by [`Kernel::status`].
-    pub fn start(config: &KernelConfig, sink: Arc<dyn EndSink>) -> Self {
-        if !config.enabled {
-            return Self::off(vec!["kernel.enabled is false".to_owned()]);
-        }
-        match Flows::start(config, sink) {
-            Ok(flows) => Self { flows: Some(flows), missing: Arc::new(Vec::new()) },
-            Err(error) => Self::off(vec![format!("{error:#}")]),
+    pub fn start(config: &Config, sink: Arc<dyn EndSink>) -> Self {
+        let kernel = if config.kernel.enabled {
+            match Flows::start(config, sink) {
+                Ok(flows) => return Self { flows: Some(flows), ..Self::off(Vec::new()) },
+                Err(error) => Self::off(vec![format!("{error:#}")]),
+            }
+        } else {
+            Self::off(vec!["kernel.enabled is false".to_owned()])
+        };
+        kernel.admit(config);
+        kernel
+    }
+
+    /// Makes admission what the configuration says: rules, and who judges on which device.
+    pub fn admit(&self, config: &Config) {
+        match &self.flows {
+            Some(flows) => flows.admit(&config.interfaces, &config.admission),
+            None => *self.unguarded.lock() = unguarded(config, &self.missing.join("; ")),
         }
     }
 
@@ -87,7 +105,10 @@ impl Kernel {
         match &self.flows {
             Some(flows) => flows.status(),
             None => {
-                KernelStatus { mode: "userspace".to_owned(), missing: self.missing.to_vec(), ..KernelStatus::default() }
+                let interfaces = self.unguarded.lock().clone();
+                let openings = interfaces.iter().filter_map(InterfaceStatus::opening);
+                let missing = self.missing.iter().cloned().chain(openings).collect();
+                KernelStatus { mode: "userspace".to_owned(), missing, interfaces, ..KernelStatus::default() }
             }
         }
     }
@@ -113,6 +134,22 @@ impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kernel").field("on", &self.flows.is_some()).finish_non_exhaustive()
     }
+}
+
+/// Public devices, when no program stands on any.
+fn unguarded(config: &Config, why: &str) -> Vec<InterfaceStatus> {
+    if config.admission.is_empty() {
+        return Vec::new();
+    }
+    let public = config.interfaces.iter().filter(|(_, interface)| interface.side == Side::Public);
+    let statuses = public.map(|(name, interface)| InterfaceStatus {
+        name: name.clone(),
+        ifindex: 0,
+        attached: "none".to_owned(),
+        why: Some(why.to_owned()),
+        admission: Some(AdmissionStatus::open(Some(interface), why.to_owned())),
+    });
+    statuses.inspect(|status| tracing::error!("{}", status.opening().unwrap_or_default())).collect()
 }
 
 /// Removes everything that is pinned or attached below `config.pin_dir`. Live flows end with it.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Networks;
 use crate::l4::outcome::EndReason;
 
 /// Payload bytes of one connection, or of several together.
@@ -61,6 +62,9 @@ pub struct FlowFilter {
     pub backend: Option<String>,
     pub listener: Option<String>,
     pub mode: Option<String>,
+    /// The client is in one of them. The daemon's own; no operator's filter has it.
+    #[serde(skip)]
+    pub client_in: Option<Networks>,
 }
 
 impl Transferred {
@@ -83,6 +87,7 @@ impl FlowFilter {
         let is = |wanted: &Option<String>, has: Option<&str>| wanted.as_deref().is_none_or(|w| has == Some(w));
         self.id.is_none_or(|id| id == flow.id)
             && self.client.is_none_or(|ip| ip == flow.client.ip())
+            && self.client_in.as_ref().is_none_or(|networks| networks.contains(flow.client.ip()))
             && is(&self.sni, flow.sni.as_deref())
             && is(&self.route, flow.route.as_deref())
             && is(&self.pool, Some(&flow.pool))
@@ -93,7 +98,10 @@ impl FlowFilter {
 
     /// Nothing given: matches every flow.
     pub fn is_empty(&self) -> bool {
-        let Self { id, client, sni, route, pool, backend, listener, mode } = self;
-        id.is_none() && client.is_none() && [sni, route, pool, backend, listener, mode].iter().all(|f| f.is_none())
+        let Self { id, client, sni, route, pool, backend, listener, mode, client_in } = self;
+        id.is_none()
+            && client_in.is_none()
+            && client.is_none()
+            && [sni, route, pool, backend, listener, mode].iter().all(|f| f.is_none())
     }
 }

@@ -1,10 +1,11 @@
 //! The maps, all pinned. docs/operations.md explains each to whoever looks with `bpftool map dump`.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
+use ingress_ebpf::admission::{DropKey, Policy};
 use ingress_ebpf::connection::{Connection, Label};
 use ingress_ebpf::event::{Event, Kind};
-use ingress_ebpf::flow::{FlowEntry, FlowKey, ListenerKey, SynSeen};
+use ingress_ebpf::flow::{Address, FlowEntry, FlowKey, ListenerKey, SynSeen};
 use ingress_ebpf::verdict::Verdict;
 
 /// `BPF_F_NO_PREALLOC`: entries cost memory only while they exist.
@@ -46,6 +47,44 @@ static VERDICTS: PerCpuArray<u64, { Verdict::ALL.len() }> = PerCpuArray::new();
 /// Hints to the daemon, one consumer.
 #[btf_map(name = "ingress_events")]
 static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
+
+/// What admission judges. Writer: daemon, one value at a time. Reader: XDP and tc ingress, each packet.
+#[btf_map(name = "ingress_policy")]
+pub(super) static POLICY: Array<Policy, 1> = Array::new();
+
+/// Key: interface index. Value: `DEVICE_*` bits. Writer: daemon. Reader: XDP and tc ingress.
+#[btf_map(name = "ingress_devices")]
+pub(super) static DEVICES: HashMap<u32, u32, 256, NO_PREALLOC> = HashMap::new();
+
+/// Private ports, in network byte order. Writer: daemon. Reader: XDP and tc ingress, on public devices.
+#[btf_map(name = "ingress_ports")]
+pub(super) static PORTS: HashMap<[u8; 2], u32, 1_024, NO_PREALLOC> = HashMap::new();
+
+/// Denied IPv4 networks. Writer: daemon. Reader: XDP and tc ingress. At most 100 bytes an entry.
+#[btf_map(name = "ingress_deny4")]
+pub(super) static DENY4: LpmTrie<[u8; 4], u32, 65_536> = LpmTrie::new();
+
+/// Denied IPv6 networks, as above.
+#[btf_map(name = "ingress_deny6")]
+pub(super) static DENY6: LpmTrie<Address, u32, 65_536> = LpmTrie::new();
+
+/// Key: a source (`source_network`). Value: when its next connection is due (`Pace::take`). Writer and reader: XDP and tc
+/// ingress. An evicted source begins anew. 1.9 MiB, allocated whole at load.
+#[btf_map(name = "ingress_sources")]
+pub(super) static SOURCES: LruHashMap<Address, u64, 16_384> = LruHashMap::new();
+
+/// Packets that were not admitted, per device and reason. The daemon makes and deletes the entries.
+#[btf_map(name = "ingress_drops")]
+static DROPS: PerCpuHashMap<DropKey, u64, 1_536, NO_PREALLOC> = PerCpuHashMap::new();
+
+/// A packet that was not admitted.
+#[inline(always)]
+pub(super) fn count_drop(ifindex: u32, verdict: Verdict) {
+    if let Some(counter) = DROPS.get_ptr_mut(DropKey { ifindex, verdict: verdict as u32 }) {
+        // SAFETY: a per-CPU value; XDP and tc programs of one CPU run one after another.
+        unsafe { *counter += 1 };
+    }
+}
 
 #[inline(always)]
 pub(super) fn count(verdict: Verdict) {

@@ -77,6 +77,12 @@ impl Packet {
         self.field(|skb| skb.len)
     }
 
+    /// The id in a VLAN tag that stands beside the packet; 0: none, or a priority only.
+    #[inline(always)]
+    pub(super) fn vlan(&self) -> u32 {
+        self.field(|skb| if skb.vlan_present != 0 { skb.vlan_tci & 0x0fff } else { 0 })
+    }
+
     pub(super) fn raw(&self) -> *mut __sk_buff {
         self.skb
     }

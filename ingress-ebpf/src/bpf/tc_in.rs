@@ -16,6 +16,7 @@ use ingress_ebpf::proof::{self, observe};
 use ingress_ebpf::rewrite::{Difference, Sum, Translation, before};
 use ingress_ebpf::verdict::{Action, Verdict};
 
+use super::admission;
 use super::maps::{CONNECTIONS, EXIST, FLOWS, LISTENERS, SYNS, count, declare_labels, tell};
 use super::options::{Limits, prepare_syn, translate_sack};
 use super::packet::{Headers, Look, Odd, Packet};
@@ -51,6 +52,9 @@ pub(crate) fn ingress_tc_in(context: TcContext) -> i32 {
 /// The verdict and the output device.
 #[inline(always)]
 fn judge(packet: &Packet) -> (Verdict, u32) {
+    if let Some(verdict) = admission::on_tc(packet) {
+        return (verdict, 0);
+    }
     let headers = match packet.look() {
         Look::Other => return (Verdict::Miss, 0),
         Look::Odd(key, odd) => {

@@ -144,7 +144,7 @@ async fn config(State(admin): State<Arc<Admin>>) -> Response {
 impl From<FlowQuery> for FlowFilter {
     fn from(query: FlowQuery) -> Self {
         let FlowQuery { id, client, sni, route, pool, backend, listener, mode, limit: _, all: _ } = query;
-        Self { id, client, sni, route, pool, backend, listener, mode }
+        Self { id, client, sni, route, pool, backend, listener, mode, client_in: None }
     }
 }
 

@@ -7,7 +7,7 @@ use super::client::Client;
 use super::text::{Column, Table, age, bytes, count, percent, plural};
 use super::{Global, Outcome, print_json};
 use crate::admin::status::{ConnectionSummary, ListenerStatus, PoolSummary, Status};
-use crate::dataplane::view::{KernelStatus, PortStatus};
+use crate::dataplane::view::{AdmissionStatus, KernelStatus, PortStatus};
 
 pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Outcome {
     let status: Status = daemon.get("/v1/status")?;
@@ -62,6 +62,9 @@ fn write_kernel(out: &mut impl Write, kernel: &KernelStatus) -> io::Result<()> {
     for interface in interfaces {
         let why = interface.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
         writeln!(out, "         {}: {}{why}", interface.name, interface.attached)?;
+        if let Some(admission) = &interface.admission {
+            write_admission(out, admission)?;
+        }
     }
     if let Some(PortStatus { range, most_taken, per_second_if_backend_closes }) = ports {
         writeln!(
@@ -72,6 +75,22 @@ fn write_kernel(out: &mut impl Write, kernel: &KernelStatus) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn write_admission(out: &mut impl Write, admission: &AdmissionStatus) -> io::Result<()> {
+    let AdmissionStatus { side, mode, why, dropped } = admission;
+    let by = match mode.as_str() {
+        "native" | "generic" => format!("by {mode} XDP"),
+        AdmissionStatus::OPEN => "BY NOBODY".to_owned(),
+        mode => format!("by {mode}"),
+    };
+    let side = if side.is_empty() { String::new() } else { format!("{side}, ") };
+    let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    write!(out, "           {side}admission {by}{why}")?;
+    for (i, (verdict, packets)) in dropped.iter().filter(|(_, packets)| *packets > 0).enumerate() {
+        write!(out, "{}{verdict} {}", if i == 0 { ": " } else { ", " }, count(*packets))?;
+    }
+    writeln!(out)
 }
 
 fn write_connections(out: &mut impl Write, c: &ConnectionSummary) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::io;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(super) struct Device {
     pub(super) index: u32,
     /// Why the programs do not belong on it; `None`: they do.
     pub(super) unfit: Option<&'static str>,
+    /// VLAN devices stand on it. Drivers may take their tags out of a packet before XDP sees it.
+    pub(super) has_vlans: bool,
 }
 
 /// All of them, in the kernel's order.
@@ -29,7 +31,8 @@ pub(super) fn all() -> io::Result<Vec<Device>> {
     message.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
 
-    let mut devices = Vec::new();
+    let mut devices: Vec<Device> = Vec::new();
+    let mut vlan_parents = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = &datagram[..];
@@ -38,12 +41,22 @@ pub(super) fn all() -> io::Result<Vec<Device>> {
             let length = (message.header.length as usize).next_multiple_of(4).clamp(16, rest.len());
             rest = &rest[length..];
             if matches!(message.payload, NetlinkPayload::Done(_) | NetlinkPayload::Error(_)) {
+                for device in &mut devices {
+                    device.has_vlans = vlan_parents.contains(&device.index);
+                }
                 return Ok(devices);
             }
             let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = message.payload else { continue };
+            vlan_parents.extend(vlan_parent(&link));
             devices.extend(device(&link));
         }
     }
+}
+
+/// One of `all`, or a device that stands for its absence.
+pub(super) fn named(all: &[Device], name: &str) -> Device {
+    let found = all.iter().find(|device| device.name == name).cloned();
+    found.unwrap_or_else(|| Device { name: name.to_owned(), index: 0, unfit: Some("no such device"), has_vlans: false })
 }
 
 fn device(link: &LinkMessage) -> Option<Device> {
@@ -62,7 +75,19 @@ fn device(link: &LinkMessage) -> Option<Device> {
     } else {
         None
     };
-    Some(Device { name, index: link.header.index, unfit })
+    Some(Device { name, index: link.header.index, unfit, has_vlans: false })
+}
+
+/// The device that this one, a VLAN, stands on.
+fn vlan_parent(link: &LinkMessage) -> Option<u32> {
+    let is_vlan = link.attributes.iter().any(|attribute| {
+        matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Vlan)))
+    });
+    let parent = link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::Link(parent) = attribute else { return None };
+        Some(*parent)
+    });
+    parent.filter(|_| is_vlan)
 }
 
 #[cfg(test)]

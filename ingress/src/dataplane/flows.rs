@@ -1,7 +1,7 @@
 //! Flow entries: both directions or none. The only writer of the pinned maps, except that a SYN on an ended connection removes
 //! an entry in the kernel.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use ingress_ebpf::names::map;
 use ingress_ebpf::verdict::Verdict;
 use parking_lot::Mutex;
 
+use super::admission::{Admission, Post};
 use super::batch;
 use super::conntrack::Conntrack;
 use super::devices::{self, Device};
@@ -28,9 +29,10 @@ use super::ports::{PortGuard, Ports};
 use super::reaper::Reaper;
 use super::reset::{Resetter, endpoint, socket_address};
 use super::slots::{SlotId, Slots};
-use super::view::{InterfaceStatus, KernelStatus};
+use super::view::{AdmissionStatus, InterfaceStatus, KernelStatus};
+use super::xdp;
 use super::{EndSink, Held};
-use crate::config::KernelConfig;
+use crate::config::{AdmissionConfig, Config, InterfaceConfig, Side};
 use crate::flow::{FlowFilter, FlowView, Transferred};
 use crate::l4::outcome::{ConnectionEnd, ConnectionInfo, EndReason, Mode, RelayReason};
 
@@ -53,6 +55,7 @@ pub(crate) struct Flows {
     pub(super) ports: Arc<Ports>,
     loaded: Mutex<Loaded>,
     interfaces: Mutex<Vec<InterfaceStatus>>,
+    admission: Mutex<Admission>,
     resetter: Resetter,
     pub(super) conntrack: Conntrack,
     /// Ended connections, with when to look whether stragglers still come.
@@ -116,7 +119,8 @@ pub(crate) struct Arming {
 }
 
 impl Flows {
-    pub(super) fn start(config: &KernelConfig, sink: Arc<dyn EndSink>) -> anyhow::Result<Arc<Self>> {
+    pub(super) fn start(all: &Config, sink: Arc<dyn EndSink>) -> anyhow::Result<Arc<Self>> {
+        let config = &all.kernel;
         let wanted = config.max_connections.unwrap_or_else(default_slots);
         let mut loaded = loader::load(&config.pin_dir, wanted)?;
         let slots = loaded.slots;
@@ -125,6 +129,7 @@ impl Flows {
         let slots = Slots::map(data.fd(), slots).context("mapping the connection table")?;
         let events = RingBuf::try_from(loaded.take_map(map::EVENTS)?)?;
         let program_log = loaded.log();
+        let admission = Admission::open(&mut loaded)?;
         let entries = loaded.take_map(map::FLOWS)?;
         let aya::maps::Map::HashMap(data) = &entries else { anyhow::bail!("{} is not a hash", map::FLOWS) };
         let entries_fd = data.fd().as_fd().try_clone_to_owned().context("duplicating a map's descriptor")?;
@@ -141,6 +146,7 @@ impl Flows {
             labels: Mutex::new(Labels::adopt(BpfHashMap::try_from(loaded.take_map(map::LABELS)?)?)),
             ports: Ports::new(config.port_range),
             interfaces: Mutex::new(Vec::new()),
+            admission: Mutex::new(admission),
             loaded: Mutex::new(loaded),
             resetter: Resetter::open().context("opening a raw socket")?,
             conntrack: Conntrack::new(),
@@ -151,7 +157,8 @@ impl Flows {
             adopted: AtomicU64::new(0),
         });
         flows.adopt();
-        flows.attach(&config.interfaces)?;
+        flows.attach(&config.interfaces, &all.interfaces)?;
+        flows.admit(&all.interfaces, &all.admission);
         Reaper::spawn(Arc::clone(&flows), events, program_log).context("starting the reaper")?;
         Ok(flows)
     }
@@ -205,16 +212,18 @@ impl Flows {
         }
     }
 
-    fn attach(&self, wanted: &[String]) -> anyhow::Result<()> {
-        let mut devices = devices::all().context("listing network devices")?;
-        if wanted.is_empty() {
-            devices.retain(|device| device.unfit.is_none());
-        } else {
-            let named = |name: &String| {
-                let found = devices.iter().find(|device| device.name == *name).cloned();
-                found.unwrap_or_else(|| Device { name: name.clone(), index: 0, unfit: Some("no such device") })
-            };
-            devices = wanted.iter().map(named).collect();
+    /// `wanted`: all that can carry the programs, if empty. Public devices get them in any case.
+    fn attach(&self, wanted: &[String], interfaces: &BTreeMap<String, InterfaceConfig>) -> anyhow::Result<()> {
+        let all = devices::all().context("listing network devices")?;
+        let is_wanted = |device: &&Device| match wanted {
+            [] => device.unfit.is_none(),
+            names => names.contains(&device.name),
+        };
+        let mut devices: Vec<Device> = all.iter().filter(is_wanted).cloned().collect();
+        for name in wanted.iter().chain(public(interfaces)) {
+            if !devices.iter().any(|device| device.name == *name) {
+                devices.push(devices::named(&all, name));
+            }
         }
         let mut loaded = self.loaded.lock();
         let statuses: Vec<_> = devices.iter().map(|device| loaded.attach(device)).collect();
@@ -226,6 +235,42 @@ impl Flows {
         }
         *self.interfaces.lock() = statuses;
         Ok(())
+    }
+
+    /// Makes admission what the configuration says, without a gap. What cannot be done stands in [`Flows::status`].
+    pub(super) fn admit(&self, interfaces: &BTreeMap<String, InterfaceConfig>, config: &AdmissionConfig) {
+        let all = match devices::all() {
+            Ok(all) => all,
+            Err(error) => return tracing::error!(%error, "cannot list network devices: admission stays as it was"),
+        };
+        let mut admission = self.admission.lock();
+        admission.trouble = admission.set_rules(config).err().map(|error| error.to_string());
+        if let Some(error) = &admission.trouble {
+            tracing::error!(error, "not all rules of admission are in the kernel");
+        }
+        let mut loaded = self.loaded.lock();
+        let mut statuses = self.interfaces.lock();
+        for name in public(interfaces) {
+            if !statuses.iter().any(|status| status.name == *name) {
+                statuses.push(loaded.attach(&devices::named(&all, name)));
+            }
+        }
+        for status in statuses.iter_mut() {
+            let device = devices::named(&all, &status.name);
+            let by_tc = status.attached != "none";
+            let post =
+                Post { device: &device, by_tc, config: interfaces.get(&status.name), judging: !config.is_empty() };
+            status.admission = match admission.guard(&mut loaded, &post) {
+                Ok(guarded) => guarded,
+                Err(error) => Some(AdmissionStatus::open(interfaces.get(&status.name), error.to_string())),
+            };
+            tell_guard(status);
+        }
+        let present: Vec<u32> = statuses.iter().map(|status| status.ifindex).collect();
+        xdp::detach_all_but(loaded.pin_dir(), &present);
+        if let Err(error) = admission.forget_all_but(&present) {
+            tracing::warn!(%error, "entries of devices that are gone stay in the tables of admission");
+        }
     }
 
     pub(super) fn listen_on(&self, addresses: &[SocketAddr]) {
@@ -472,11 +517,22 @@ impl Flows {
                 (verdict.as_str().to_owned(), packets)
             })
             .collect();
-        let interfaces = self.interfaces.lock().clone();
+        let mut interfaces = self.interfaces.lock().clone();
+        let admission = self.admission.lock();
+        for interface in &mut interfaces {
+            if let Some(status) = &mut interface.admission {
+                status.dropped = admission.dropped(interface.ifindex);
+            }
+        }
+        let trouble =
+            admission.trouble.as_ref().map(|error| format!("not all rules of admission are in the kernel: {error}"));
+        drop(admission);
         let missing = interfaces
             .iter()
             .filter(|i| i.attached == "none")
             .map(|i| format!("{}: {}", i.name, i.why.as_deref().unwrap_or("not attached")))
+            .chain(interfaces.iter().filter_map(InterfaceStatus::opening))
+            .chain(trouble)
             .chain(self.ports.shared_with_host())
             .collect();
         KernelStatus {
@@ -630,6 +686,20 @@ impl Drop for Arming {
         if !self.done {
             self.take_back();
         }
+    }
+}
+
+/// Names of the devices that face the world.
+fn public(interfaces: &BTreeMap<String, InterfaceConfig>) -> impl Iterator<Item = &String> {
+    interfaces.iter().filter(|(_, interface)| interface.side == Side::Public).map(|(name, _)| name)
+}
+
+fn tell_guard(status: &InterfaceStatus) {
+    let Some(admission) = &status.admission else { return };
+    let (interface, why) = (&status.name, admission.why.as_deref().unwrap_or_default());
+    match status.opening() {
+        Some(opening) => tracing::error!("{opening}"),
+        None => tracing::info!(interface, mode = admission.mode, why, "admission"),
     }
 }
 

@@ -13,13 +13,17 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
+use ingress_ebpf::admission::{DropKey, Policy};
 use ingress_ebpf::connection::{Connection, Label};
-use ingress_ebpf::flow::{FlowEntry, FlowKey, ListenerKey, SynSeen};
+use ingress_ebpf::flow::{Address, FlowEntry, FlowKey, ListenerKey, SynSeen};
 use ingress_ebpf::names::{ABI, map, program};
+use ingress_ebpf::verdict::Verdict;
 
 use super::devices::{self, Device};
+use super::pinned_link;
 use super::program_log::{self, ProgramLog};
 use super::view::InterfaceStatus;
+use super::xdp::{self, Rung};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("INGRESS_BPF_OBJECT"));
 
@@ -56,6 +60,8 @@ pub(super) struct Loaded {
     bpf: Ebpf,
     pin_dir: PathBuf,
     pub slots: u32,
+    /// Why the XDP program cannot be used; tc does its work then.
+    no_xdp: Option<String>,
 }
 
 /// `<pin_dir>/v<ABI>`.
@@ -84,7 +90,11 @@ pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
     for name in [program::TC_IN, program::TC_OUT] {
         classifier(&mut bpf, name)?.load().map_err(|source| LoadError::Verify { name, source })?;
     }
-    Ok(Loaded { bpf, pin_dir, slots })
+    let no_xdp = xdp::load(&mut bpf).err().map(|error| error.to_string());
+    if let Some(error) = &no_xdp {
+        tracing::warn!(error, "no XDP: tc judges who may come in");
+    }
+    Ok(Loaded { bpf, pin_dir, slots, no_xdp })
 }
 
 impl Loaded {
@@ -101,15 +111,37 @@ impl Loaded {
     }
 
     #[cfg(test)]
+    pub(super) fn xdp(&mut self, rung: Rung) -> &aya::programs::Xdp {
+        xdp::program(&mut self.bpf, rung).expect("the object holds them")
+    }
+
+    #[cfg(test)]
     pub(super) fn program(&self, name: &'static str) -> &SchedClassifier {
         self.bpf.program(name).and_then(|program| program.try_into().ok()).expect("the object holds both programs")
     }
 
-    /// Attaches both programs to one device, or takes over what stands there.
+    /// See [`xdp::adopt`].
+    pub(super) fn adopt_xdp(&mut self, ifindex: u32, rungs: &[Rung]) -> Option<Rung> {
+        if self.no_xdp.is_some() {
+            return None;
+        }
+        xdp::adopt(&mut self.bpf, &self.pin_dir, ifindex, rungs)
+    }
+
+    /// See [`xdp::attach`].
+    pub(super) fn attach_xdp(&mut self, ifindex: u32, rungs: &[Rung]) -> Result<Rung, String> {
+        match &self.no_xdp {
+            Some(why) => Err(why.clone()),
+            None => xdp::attach(&mut self.bpf, &self.pin_dir, ifindex, rungs),
+        }
+    }
+
+    /// Attaches both tc programs to one device, or takes over what stands there.
     pub(super) fn attach(&mut self, device: &Device) -> InterfaceStatus {
-        let Device { name, index, unfit } = device;
+        let Device { name, index, unfit, has_vlans: _ } = device;
         let (device, ifindex) = (name.as_str(), *index);
-        let mut status = InterfaceStatus { name: name.clone(), ifindex, attached: "none".to_owned(), why: None };
+        let attached = "none".to_owned();
+        let mut status = InterfaceStatus { name: name.clone(), ifindex, attached, why: None, admission: None };
         if let Some(why) = unfit {
             status.why = Some((*why).to_owned());
             return status;
@@ -177,7 +209,7 @@ pub(super) fn remove_pins(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
     for version in versions.flatten() {
         let Ok(pins) = fs::read_dir(version.path()) else { continue };
         for pin in pins.flatten() {
-            fs::remove_file(pin.path()).map_err(io(&format!("removing {}", pin.path().display())))?;
+            pinned_link::remove(&pin.path()).map_err(io(&format!("removing {}", pin.path().display())))?;
             removed.push(format!("pin {}", pin.path().display()));
         }
         fs::remove_dir(version.path()).map_err(io(&format!("removing {}", version.path().display())))?;
@@ -276,12 +308,20 @@ fn filesystem(path: &CStr) -> io::Result<libc::__fsword_t> {
 
 /// Pinned maps are reused by name alone, so their sizes are checked first. `Some(slots)`: there are pins.
 fn check_pinned(pin_dir: &Path) -> Result<Option<u32>, LoadError> {
-    let expected: [(&str, usize, usize); 5] = [
+    let expected: [(&str, usize, usize); 13] = [
         (map::FLOWS, size_of::<FlowKey>(), size_of::<FlowEntry>()),
         (map::CONNECTIONS, size_of::<u32>(), size_of::<Connection>()),
         (map::LABELS, size_of::<u32>(), size_of::<Label>()),
         (map::LISTENERS, size_of::<ListenerKey>(), size_of::<u32>()),
         (map::SYNS, size_of::<FlowKey>(), size_of::<SynSeen>()),
+        (map::VERDICTS, size_of::<u32>(), size_of::<u64>()),
+        (map::POLICY, size_of::<u32>(), size_of::<Policy>()),
+        (map::DEVICES, size_of::<u32>(), size_of::<u32>()),
+        (map::PORTS, size_of::<[u8; 2]>(), size_of::<u32>()),
+        (map::DENY4, size_of::<u32>() + size_of::<[u8; 4]>(), size_of::<u32>()),
+        (map::DENY6, size_of::<u32>() + size_of::<Address>(), size_of::<u32>()),
+        (map::SOURCES, size_of::<Address>(), size_of::<u64>()),
+        (map::DROPS, size_of::<DropKey>(), size_of::<u64>()),
     ];
     let mut slots = None;
     for (name, key, value) in expected {
@@ -297,6 +337,10 @@ fn check_pinned(pin_dir: &Path) -> Result<Option<u32>, LoadError> {
         let info = MapData::from_pin(&path).and_then(|data| data.info()).map_err(|e| broken(e.to_string()))?;
         if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
             return Err(broken(format!("key {} B, value {} B", info.key_size(), info.value_size())));
+        }
+        if name == map::VERDICTS && info.max_entries() as usize != Verdict::ALL.len() {
+            // Made by a build with other verdicts: these begin at zero.
+            fs::remove_file(&path).map_err(|error| broken(error.to_string()))?;
         }
         if name == map::CONNECTIONS {
             slots = Some(info.max_entries());

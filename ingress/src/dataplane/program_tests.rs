@@ -1,6 +1,7 @@
 //! The kernel programs as the kernel runs them: `BPF_PROG_TEST_RUN` over crafted packets (bpf(2)), no device, no traffic.
 //! Needs what the daemon needs (CAP_BPF and friends, a bpf file system); without it each test says so and passes.
 
+mod admission;
 mod egress;
 mod endings;
 mod frame;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{InterfaceConfig, Side};
+
 /// The kernel path at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KernelStatus {
@@ -41,4 +43,44 @@ pub struct InterfaceStatus {
     pub attached: String,
     /// Why not better.
     pub why: Option<String>,
+    /// `None`: nothing that comes by this device is judged, because nothing is to be.
+    #[serde(default)]
+    pub admission: Option<AdmissionStatus>,
+}
+
+/// Who judges what comes by one device, and what was dropped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdmissionStatus {
+    /// `public`, or empty where the configuration does not say.
+    pub side: String,
+    /// `native` or `generic` XDP, `tc`, or `none`: it is open.
+    pub mode: String,
+    /// Why not better.
+    pub why: Option<String>,
+    /// Packets per verdict, each that can be.
+    pub dropped: Vec<(String, u64)>,
+}
+
+impl AdmissionStatus {
+    pub const OPEN: &'static str = "none";
+
+    /// Nobody judges, although somebody should.
+    pub fn open(interface: Option<&InterfaceConfig>, why: String) -> Self {
+        let side = if interface.is_some_and(|i| i.side == Side::Public) { "public" } else { "" };
+        Self { side: side.to_owned(), mode: Self::OPEN.to_owned(), why: Some(why), dropped: Vec::new() }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.mode == Self::OPEN
+    }
+}
+
+impl InterfaceStatus {
+    /// What an operator must know if nobody judges what comes by this device.
+    pub fn opening(&self) -> Option<String> {
+        let admission = self.admission.as_ref().filter(|admission| admission.is_open())?;
+        let why = admission.why.as_deref().or(self.why.as_deref()).unwrap_or("no program stands on it");
+        let what = if admission.side == "public" { "PRIVATE PORTS ARE OPEN on it" } else { "nothing is judged on it" };
+        Some(format!("admission on {}: {what}: {why}", self.name))
+    }
 }

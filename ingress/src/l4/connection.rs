@@ -101,6 +101,10 @@ async fn prepare(
     let listener = snapshot.config.listeners.get(&entrance.name).ok_or(Refusal::Draining)?;
     let mut guards = entrance.limits.admit(snapshot.config.limits.max_connections, listener.max_connections)?;
 
+    let denied = &snapshot.config.admission.deny;
+    if denied.contains(peer.ip()) {
+        return Err(Refusal::Denied);
+    }
     let trusted = listener.accept_proxy_from.iter().any(|network| network.contains(&peer.ip()));
     if !trusted {
         guards.count_source(peer.ip(), listener.max_connections_per_source)?;
@@ -119,6 +123,9 @@ async fn prepare(
     let Addresses { source, destination: local } =
         opening.addresses.unwrap_or(Addresses { source: peer, destination: called });
     if trusted {
+        if denied.contains(source.ip()) {
+            return Err(Refusal::Denied);
+        }
         guards.count_source(source.ip(), listener.max_connections_per_source)?;
     }
 

@@ -46,6 +46,8 @@ reasons! {
         ListenerLimit => "listener_limit",
         SourceLimit => "source_limit",
         GlobalLimit => "global_limit",
+        /// `admission.deny` names the client, or the peer that speaks for it.
+        Denied => "denied",
         /// A trusted source sent no valid PROXY header.
         BadProxyHeader => "bad_proxy_header",
         /// An untrusted source sent a PROXY header.
@@ -106,6 +108,8 @@ reasons! {
         IdleTimeout => "idle_timeout",
         /// The backend went down and the pool says `on_down: cut`.
         BackendDown => "backend_down",
+        /// `admission.deny` names the client now.
+        Denied => "denied",
         /// An operator's `ingress flows kill`.
         Killed => "killed",
         /// The daemon died between accept and handoff, or stopped while relaying.

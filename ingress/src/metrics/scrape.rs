@@ -95,7 +95,21 @@ impl Scrape {
             let labels = [("interface", i.name.as_str()), ("hook", i.attached.as_str())];
             (labels, u64::from(i.attached != "none"))
         });
-        out.gauges("ingress_kernel_interface_attached", "1: the device carries the programs", attached)
+        out.gauges("ingress_kernel_interface_attached", "1: the device carries the programs", attached)?;
+        self.admission(out)
+    }
+
+    fn admission(&self, out: &mut Out<'_>) -> fmt::Result {
+        let judged = self.kernel.interfaces.iter().filter_map(|i| Some((i.name.as_str(), i.admission.as_ref()?)));
+        let guarded = judged.clone().map(|(interface, admission)| {
+            ([("interface", interface), ("mode", admission.mode.as_str())], u64::from(!admission.is_open()))
+        });
+        out.gauges("ingress_admission_active", "0: nothing that comes by this device is judged", guarded)?;
+        let dropped = judged.flat_map(|(interface, admission)| {
+            let labels = move |verdict| [("interface", interface), ("verdict", verdict)];
+            admission.dropped.iter().map(move |(verdict, packets)| (labels(verdict.as_str()), *packets))
+        });
+        out.counters("ingress_admission_dropped_packets", "Packets that were not admitted", dropped)
     }
 
     fn process(&self, out: &mut Out<'_>) -> fmt::Result {

@@ -6,7 +6,7 @@ use super::process::ProcessUse;
 use super::scrape::ListenerGauge;
 use super::*;
 use crate::balance::{BackendView, CheckView, PoolView};
-use crate::dataplane::{InterfaceStatus, KernelStatus};
+use crate::dataplane::{AdmissionStatus, InterfaceStatus, KernelStatus};
 use crate::l4::outcome::{ConnectionEnd, ConnectionInfo, EndReason, Mode, Refusal, RelayReason};
 use crate::route::PoolName;
 
@@ -57,7 +57,19 @@ fn backend(name: &str) -> BackendView {
 
 /// A scrape in which every family has at least one sample.
 fn full_scrape() -> Scrape {
-    let interface = InterfaceStatus { name: "eth0".into(), ifindex: 2, attached: "tcx".into(), why: None };
+    let admission = AdmissionStatus {
+        side: "public".into(),
+        mode: "native".into(),
+        why: None,
+        dropped: vec![("drop_denied".into(), 4)],
+    };
+    let interface = InterfaceStatus {
+        name: "eth0".into(),
+        ifindex: 2,
+        attached: "tcx".into(),
+        why: None,
+        admission: Some(admission),
+    };
     let kernel = KernelStatus {
         mode: "kernel".into(),
         verdicts: vec![("spliced".into(), 9)],

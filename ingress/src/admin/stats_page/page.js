@@ -19,6 +19,7 @@ const WORDS = {
   hello_eof: "client left before its ClientHello", listener_limit: "listener is full", source_limit: "too many from one client",
   global_limit: "limit over all listeners", bad_proxy_header: "PROXY header invalid",
   untrusted_proxy_header: "PROXY header from a stranger", no_backend: "no backend is up",
+  denied: "client is denied",
   connect_failed: "no backend took it", draining: "daemon was stopping", client_reset: "client reset it",
   closed: "closed in order", backend_reset: "backend reset it", idle_timeout: "nothing said for too long",
   backend_down: "backend went down", killed: "ended by an operator", daemon_stopped: "daemon stopped",

@@ -14,9 +14,12 @@ use ingress_ebpf::verdict::{Action, Verdict};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::frame::Frame;
+use crate::config::AdmissionConfig;
+use crate::dataplane::admission::Admission;
 use crate::dataplane::loader::{self, LoadError, Loaded};
 use crate::dataplane::reset::endpoint;
 use crate::dataplane::slots::{SlotId, Slots};
+use crate::dataplane::xdp::Rung;
 
 pub(super) const CLIENT: &str = "203.0.113.9:50000";
 pub(super) const LOCAL: &str = "192.0.2.1:443";
@@ -42,6 +45,9 @@ const DEVICE: u32 = 1;
 const UNSPEC: u32 = u32::MAX;
 const SHOT: u32 = 2;
 const REDIRECT: u32 = 7;
+/// `enum xdp_action` of linux/bpf.h.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
 
 pub(super) struct Rig {
     loaded: Loaded,
@@ -50,6 +56,7 @@ pub(super) struct Rig {
     listeners: BpfHashMap<MapData, ListenerKey, u32>,
     verdicts: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
+    admission: Admission,
     slots: Slots,
 }
 
@@ -93,6 +100,7 @@ impl Rig {
         let removed = loader::remove_pins(Path::new(&pins));
         let mut loaded = loaded?;
         removed?;
+        let admission = Admission::open(&mut loaded).expect("the object holds the maps of admission");
         let mut take = |name| loaded.take_map(name).expect("the object holds every map");
         let connections = take(map::CONNECTIONS);
         let Map::Array(data) = &connections else { panic!("{} is an array", map::CONNECTIONS) };
@@ -103,6 +111,7 @@ impl Rig {
             listeners: take(map::LISTENERS).try_into().expect("a hash map"),
             verdicts: take(map::VERDICTS).try_into().expect("a per-CPU array"),
             events: take(map::EVENTS).try_into().expect("a ring buffer"),
+            admission,
             slots,
             loaded,
         })
@@ -118,7 +127,14 @@ impl Rig {
         for key in self.listeners.keys().flatten().collect::<Vec<_>>() {
             let _ = self.listeners.remove(&key);
         }
+        self.admit(&AdmissionConfig::default(), 0);
         self.events();
+    }
+
+    /// What is judged on [`DEVICE`], of which `bits` are `DEVICE_*`.
+    pub(super) fn admit(&mut self, rules: &AdmissionConfig, bits: u32) {
+        self.admission.set_rules(rules).expect("room for the rules");
+        self.admission.set_device(DEVICE, bits).expect("room for a device");
     }
 
     /// Installs `connection` in [`SLOT`] with both its entries.
@@ -182,6 +198,20 @@ impl Rig {
         run
     }
 
+    /// A packet that meets native XDP; `None`: it passes.
+    pub(super) fn enters(&mut self, bytes: &[u8]) -> Option<Verdict> {
+        self.enters_by(Rung::Native, bytes)
+    }
+
+    pub(super) fn enters_by(&mut self, rung: Rung, bytes: &[u8]) -> Option<Verdict> {
+        let before = self.counts();
+        let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
+        let result = self.loaded.xdp(rung).test_run(options).expect("the kernel runs the program");
+        let verdict = self.counted_since(&before);
+        assert_eq!(result.return_value, if verdict.is_some() { XDP_DROP } else { XDP_PASS }, "{verdict:?}");
+        verdict
+    }
+
     /// A packet of our own stack that leaves.
     pub(super) fn leaves(&mut self, bytes: &[u8], priority: u32) -> Run {
         self.run(program::TC_OUT, bytes, 0, priority)
@@ -208,13 +238,7 @@ impl Rig {
         };
         let result = self.loaded.program(program).test_run(options).expect("the kernel runs the program");
         out.truncate(result.data_size_out as usize);
-        let after = self.counts();
-        let mut counted = Verdict::ALL.into_iter().zip(before.into_iter().zip(after)).filter(|(_, (b, a))| a != b);
-        let verdict = counted.next().map(|(verdict, (before, after))| {
-            assert_eq!(after, before + 1, "{verdict:?} is counted once");
-            verdict
-        });
-        assert_eq!(counted.next().map(|(verdict, _)| verdict), None, "a packet has one verdict");
+        let verdict = self.counted_since(&before);
 
         let expected = match verdict.map_or(Action::Pass, Verdict::action) {
             Action::Pass => UNSPEC,
@@ -229,6 +253,18 @@ impl Rig {
         }
         let priority = u32::from_ne_bytes(context_out[32..36].try_into().expect("four bytes"));
         Run { verdict, bytes: out, priority }
+    }
+
+    /// The verdict that is counted once more than `before`.
+    fn counted_since(&self, before: &[u64]) -> Option<Verdict> {
+        let after = self.counts();
+        let mut counted = Verdict::ALL.into_iter().zip(before.iter().zip(after)).filter(|(_, (b, a))| **b != *a);
+        let verdict = counted.next().map(|(verdict, (before, after))| {
+            assert_eq!(after, before + 1, "{verdict:?} is counted once");
+            verdict
+        });
+        assert_eq!(counted.next().map(|(verdict, _)| verdict), None, "a packet has one verdict");
+        verdict
     }
 
     fn counts(&self) -> Vec<u64> {

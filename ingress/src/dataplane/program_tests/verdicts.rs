@@ -1,15 +1,18 @@
 //! No verdict is out of reach: each has a packet here that makes it happen.
 
+use ingress_ebpf::admission::DEVICE_PUBLIC;
 use ingress_ebpf::connection::State;
 use ingress_ebpf::flow::Direction;
 use ingress_ebpf::header::{ACK, RST, SYN};
 use ingress_ebpf::names::PRIORITY_SYN;
 use ingress_ebpf::verdict::Verdict;
 
+use super::admission::rules;
 use super::frame::{Frame, restore_checksums, with_ip_options};
 use super::rig::{
     BACKEND, CLIENT, LOCAL, Rig, Run, SLOT, SOURCE, connection, flagged, from_backend, from_client, key, packet, rig,
 };
+use crate::config::{AdmissionConfig, ConnectionRate};
 
 #[test]
 fn every_verdict_happens() {
@@ -74,6 +77,34 @@ fn provoke(verdict: Verdict, rig: &mut Rig) -> Run {
             let mut bytes = Frame { options: vec![1, 1, 8, 10], ..syn(CLIENT, "192.0.2.1:8443") }.bytes();
             bytes[46] = 15 << 4;
             rig.arrives(&bytes)
+        }
+        Verdict::DropPrivatePort => {
+            rig.admit(&rules(), DEVICE_PUBLIC);
+            rig.arrives(&syn(CLIENT, "192.0.2.1:9876").bytes())
+        }
+        Verdict::DropUnreadable => {
+            rig.admit(&rules(), DEVICE_PUBLIC);
+            let mut bytes = syn(CLIENT, "192.0.2.1:9876").bytes()[..36].to_vec();
+            bytes[17] = 22;
+            rig.arrives(&bytes)
+        }
+        Verdict::DropDenied => {
+            rig.admit(&rules(), 0);
+            rig.listen("192.0.2.1:8443");
+            rig.arrives(&syn("198.51.100.9:50000", "192.0.2.1:8443").bytes())
+        }
+        Verdict::DropBadFlags => {
+            rig.admit(&rules(), 0);
+            rig.listen("192.0.2.1:8443");
+            rig.arrives(&flagged(SYN | RST, packet(CLIENT, "192.0.2.1:8443", 7, 0, b"")).bytes())
+        }
+        Verdict::DropSourceRate => {
+            let limit = Some(ConnectionRate { rate: 1, burst: 1 });
+            let rules = AdmissionConfig { new_connections_per_source: limit, ..AdmissionConfig::default() };
+            rig.admit(&rules, 0);
+            rig.listen("192.0.2.1:8443");
+            rig.arrives(&syn("203.0.113.99:50000", "192.0.2.1:8443").bytes());
+            rig.arrives(&syn("203.0.113.99:50001", "192.0.2.1:8443").bytes())
         }
     }
 }
