@@ -1,4 +1,5 @@
-//! `cargo xtask bench l4`: ingress beside plain routing, HAProxy, nginx and Envoy, in one run.
+//! `cargo xtask bench l4`: ingress beside plain routing, HAProxy, nginx and Envoy, in one run. `cargo xtask bench xdp`: what
+//! admission costs.
 //!
 //! docs/benchmarks.md says how to repeat a run and what its figures can and cannot say.
 
@@ -13,6 +14,7 @@ mod report;
 mod run;
 mod stage;
 mod topology;
+mod xdp;
 
 use std::fmt;
 use std::os::unix::process::CommandExt as _;
@@ -37,6 +39,8 @@ pub(crate) struct Args {
 enum Bench {
     /// TLS passthrough by SNI, beside its peers. Needs root; takes about 12 minutes.
     L4(L4Args),
+    /// Admission: nanoseconds per packet and verdict, and SYNs dropped beside nftables. Needs root; takes a minute.
+    Xdp(xdp::XdpArgs),
     #[command(hide = true)]
     Client(client::ClientArgs),
     #[command(hide = true)]
@@ -73,6 +77,7 @@ struct L4Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.bench {
         Bench::L4(args) => l4(&args),
+        Bench::Xdp(args) => xdp::run(&args),
         Bench::Client(args) => client::run(args),
         Bench::Backend(args) => backend::run(args),
         Bench::LogSink(args) => log_sink::run(args),
