@@ -84,6 +84,10 @@ impl Admission {
             None => 0,
         };
         let judged = judging && side != DEVICE_PRIVATE;
+        if ifindex == 0 {
+            let why = device.unfit.unwrap_or_default().to_owned();
+            return Ok(judged.then(|| AdmissionStatus::open(config, why)));
+        }
         let (rungs, mut why) = post.rungs(judged);
         let mut rung = loaded.adopt_xdp(ifindex, rungs);
         if rung.is_none() {

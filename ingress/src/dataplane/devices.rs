@@ -101,4 +101,15 @@ mod tests {
         assert_eq!(loopback.index, 1);
         assert!(loopback.unfit.is_some());
     }
+
+    #[test]
+    fn a_vlan_names_its_parent_and_a_veth_does_not() {
+        let link = |kind| {
+            let mut link = LinkMessage::default();
+            link.attributes = vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]), LinkAttribute::Link(7)];
+            link
+        };
+        assert_eq!(vlan_parent(&link(InfoKind::Vlan)), Some(7));
+        assert_eq!(vlan_parent(&link(InfoKind::Veth)), None);
+    }
 }

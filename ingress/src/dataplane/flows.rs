@@ -257,6 +257,10 @@ impl Flows {
         }
         for status in statuses.iter_mut() {
             let device = devices::named(&all, &status.name);
+            if device.index != status.ifindex {
+                // Made anew, or only now.
+                *status = loaded.attach(&device);
+            }
             let by_tc = status.attached != "none";
             let post =
                 Post { device: &device, by_tc, config: interfaces.get(&status.name), judging: !config.is_empty() };

@@ -1,7 +1,8 @@
 //! Who may come in: private ports, denied networks, and how fast one source may connect; by XDP and by tc.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -89,6 +90,69 @@ fn private_port_is_out_of_reach_from_the_public_side_on_every_rung() -> Result<(
     node.terminate()?;
     node.verb(&["detach"])?;
     assert!(connect(client, s1.lab.public(PRIVATE_PORT)).is_ok(), "detach left something behind");
+    Ok(())
+}
+
+#[test]
+fn private_port_is_guarded_without_a_gap_while_the_rung_changes() -> Result<()> {
+    require!("nginx", "curl");
+    let s1 = S1::without_backends(&LabOptions::default())?;
+    let _service = s1.lab.proxy.ns.listen(([0, 0, 0, 0], PRIVATE_PORT).into())?;
+    let node = s1.node_with(guarded(&s1, "auto"))?;
+    let (client, address) = (&s1.lab.clients[0], s1.lab.public(PRIVATE_PORT));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        let knocking = scope.spawn(|| {
+            client.ns.exec(|| {
+                let mut tries = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let knock = TcpStream::connect_timeout(&address, Duration::from_millis(2));
+                    assert!(knock.is_err(), "somebody answered");
+                    tries += 1;
+                }
+                tries
+            })
+        });
+        let changing =
+            ["off", "generic", "native", "generic", "off", "native"].repeat(3).into_iter().try_for_each(|xdp| {
+                let mut config = guarded(&s1, xdp);
+                config["admission"]["deny"] = json!(["198.51.100.0/24"]);
+                node.reload(config)?;
+                let (_, mode) = RUNGS.into_iter().find(|(choice, _)| *choice == xdp).context("a rung")?;
+                wait_until(PATIENCE, "the rung has changed", || {
+                    public_device(&node).is_ok_and(|device| device["admission"]["mode"] == mode)
+                })
+            });
+        stop.store(true, Ordering::Relaxed);
+        let tries: u32 = knocking.join().map_err(|_| anyhow::anyhow!("a private port answered"))?;
+        changing?;
+        ensure!(tries > 50, "only {tries} tries");
+        Ok(())
+    })
+}
+
+#[test]
+fn private_port_is_guarded_over_ipv6_and_udp_too() -> Result<()> {
+    require!("nginx", "curl");
+    let s1 = S1::without_backends(&LabOptions::default())?;
+    let (client, proxy) = (&s1.lab.clients[0], &s1.lab.proxy);
+    proxy.ns.ip_batch("addr add 2001:db8::1/64 dev pub0 nodad\n")?;
+    client.ns.ip_batch("addr add 2001:db8::101/64 dev eth0 nodad\n")?;
+    let service: SocketAddr = "[::]:9876".parse()?;
+    let _tcp = proxy.ns.listen(service)?;
+    let udp = proxy.ns.exec(|| UdpSocket::bind(service))?;
+    udp.set_nonblocking(true)?;
+    let v6: SocketAddr = "[2001:db8::1]:9876".parse()?;
+    ensure!(connect(client, v6).is_ok(), "without rules the service is open");
+
+    let node = s1.node_with(guarded(&s1, "native"))?;
+    assert!(is_dropped(client, v6));
+    let before = dropped(&node, "drop_private_port")?;
+    client.ns.exec(|| UdpSocket::bind("[::]:0")?.send_to(b"hello", v6))?;
+    wait_until(PATIENCE, "the datagram is dropped", || {
+        dropped(&node, "drop_private_port").is_ok_and(|dropped| dropped > before)
+    })?;
+    assert!(udp.recv(&mut [0; 16]).is_err(), "the datagram arrived");
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use super::lab::*;
 use crate::config::DefaultRoute;
 use crate::config::ListenerProtocol::Tls;
+use crate::config::Networks;
 use crate::config::{ProxyProtocol, ProxyTlvs};
 use crate::l4::client_hello::UNRECOGNIZED_NAME_ALERT;
 use crate::l4::proxy_header::{self, Facts};
@@ -151,6 +152,23 @@ async fn a_trusted_proxy_without_header_and_an_untrusted_one_with_it_are_refused
     let mut client = lab.connect("tls").await;
     client.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").await.expect("header");
     wait_until("refusal", || lab.refused("tls", "untrusted_proxy_header") == 1).await;
+}
+
+#[tokio::test]
+async fn a_denied_client_is_refused_and_so_is_one_that_a_proxy_header_names() {
+    let backend = Backend::start().await;
+    for (deny, peer_is_denied) in [("127.0.0.0/8", true), ("203.0.113.0/24", false)] {
+        let mut config = config(&[backend.address()]);
+        config.admission.deny = Networks::new([deny.parse().expect("network")]);
+        config.listener("tcp").accept_proxy_from = vec!["127.0.0.0/8".parse().expect("network")];
+        let lab = Lab::start(config).await;
+        let mut client = lab.connect("tcp").await;
+        if !peer_is_denied {
+            client.write_all(b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 443\r\n").await.expect("sent");
+        }
+        assert_eq!(read_all(&mut client).await, b"");
+        wait_until("refusal", || lab.refused("tcp", "denied") == 1).await;
+    }
 }
 
 #[tokio::test]
