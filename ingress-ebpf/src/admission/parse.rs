@@ -70,6 +70,10 @@ pub(super) fn parse(packet: &impl Bytes) -> Parsed {
     if packet.load(ETHERNET_LEN - 2, &mut kind).is_none() {
         return Parsed::Other;
     }
+    // A constant offset, so that the compiler can read most packets directly.
+    if !is_tag(kind) {
+        return network(packet, kind, ETHERNET_LEN);
+    }
     for _ in 0..MOST_TAGS {
         if !is_tag(kind) {
             break;
@@ -85,6 +89,11 @@ pub(super) fn parse(packet: &impl Bytes) -> Parsed {
         }
         (kind, offset) = (inner, offset + 4);
     }
+    network(packet, kind, offset)
+}
+
+#[inline(always)]
+fn network(packet: &impl Bytes, kind: u16, offset: usize) -> Parsed {
     match u16::from_be(kind) {
         ETH_P_IP => ipv4(packet, offset),
         ETH_P_IPV6 => ipv6(packet, offset),

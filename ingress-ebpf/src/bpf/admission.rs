@@ -45,6 +45,11 @@ impl Bytes for Packet {
 
     #[inline(always)]
     fn load<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
+        if let Some(found) = self.at::<T>(offset) {
+            // SAFETY: `at` has checked the bounds, and the verifier knows what alignment a packet has on this machine.
+            *into = unsafe { found.read() };
+            return Some(());
+        }
         Packet::load(self, offset, into)
     }
 

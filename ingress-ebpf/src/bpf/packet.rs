@@ -89,7 +89,7 @@ impl Packet {
 
     /// A pointer to `T` at `offset`, if the linear part of the packet holds it whole.
     #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+    pub(super) fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let (data, end) = self.field(|skb| (skb.data as usize, skb.data_end as usize));
         if data + offset + size_of::<T>() > end {
             return None;

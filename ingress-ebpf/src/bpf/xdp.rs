@@ -46,9 +46,14 @@ impl Bytes for Frame<'_> {
 
     #[inline(always)]
     fn load<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
-        let size = size_of::<T>() as u32;
+        let (start, size) = (self.0.data() + offset, size_of::<T>());
+        if start + size <= self.0.data_end() {
+            // SAFETY: the bounds have been checked, and the verifier knows what alignment a packet has on this machine.
+            *into = unsafe { (start as *const T).read() };
+            return Some(());
+        }
         // SAFETY: the helper writes exactly `size` bytes or fails.
-        let result = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset as u32, (&raw mut *into).cast(), size) };
+        let result = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset as u32, (&raw mut *into).cast(), size as u32) };
         (result == 0).then_some(())
     }
 
