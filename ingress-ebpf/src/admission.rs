@@ -162,7 +162,9 @@ impl Pace {
     /// `due`: what this function last gave for the source, 0 at first. `None`: too early. `now` in nanoseconds.
     #[inline(always)]
     pub const fn take(&self, due: u64, now: u64) -> Option<u64> {
-        let due = if due < now { now } else { due };
+        // Further ahead than this pace lets anybody get: counted by another one, before a reload.
+        let is_foreign = due > now && due - now > self.ahead + self.interval;
+        let due = if due < now || is_foreign { now } else { due };
         if due - now > self.ahead {
             return None;
         }

@@ -74,6 +74,14 @@ fn a_burst_is_let_in_and_then_the_rate() {
 }
 
 #[test]
+fn a_source_that_was_slowed_down_is_not_when_the_rule_is_relaxed() {
+    let (slow, fast) = (Pace::new(1, 100_000), Pace::new(1_000, 10));
+    let due = (0..100_000).fold(0, |due, _| slow.take(due, 1).expect("within the burst"));
+    assert_eq!(slow.take(due, 1), None);
+    assert!(fast.take(due, 1).is_some());
+}
+
+#[test]
 fn one_ipv6_source_is_its_64() {
     let address = core::array::from_fn(|i| i as u8);
     assert_eq!(source_network(&address), [0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0]);

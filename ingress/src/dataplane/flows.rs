@@ -249,13 +249,14 @@ impl Flows {
             tracing::error!(error, "not all rules of admission are in the kernel");
         }
         let mut loaded = self.loaded.lock();
-        let mut statuses = self.interfaces.lock();
+        // A copy: nobody who hands off a connection waits for programs to be attached.
+        let mut statuses = self.interfaces.lock().clone();
         for name in public(interfaces) {
             if !statuses.iter().any(|status| status.name == *name) {
                 statuses.push(loaded.attach(&devices::named(&all, name)));
             }
         }
-        for status in statuses.iter_mut() {
+        for status in &mut statuses {
             let device = devices::named(&all, &status.name);
             if device.index != status.ifindex {
                 // Made anew, or only now.
@@ -271,6 +272,7 @@ impl Flows {
             tell_guard(status);
         }
         let present: Vec<u32> = statuses.iter().map(|status| status.ifindex).collect();
+        *self.interfaces.lock() = statuses;
         xdp::detach_all_but(loaded.pin_dir(), &present);
         if let Err(error) = admission.forget_all_but(&present) {
             tracing::warn!(%error, "entries of devices that are gone stay in the tables of admission");
