@@ -80,6 +80,7 @@ fn status(now: f64, trouble: bool, pools: &[PoolView]) -> Status {
             source: "file".into(),
             last_error: trouble.then(|| refused.into()),
         },
+        providers: vec![],
         kernel,
         listeners,
         pools: pools.iter().map(summary).collect(),

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod http;
+pub mod routing;
 pub mod socket;
 pub mod stats_page;
 pub mod status;
@@ -25,7 +26,8 @@ use crate::flow::{FlowCommand, FlowView};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 
-pub use crate::control::state::{ConfigSource, ConfigState, ReloadRequest, Reloaded};
+pub use crate::control::state::{ConfigSource, ConfigState, ProviderState, ReloadRequest, Reloaded};
+pub use routing::ProviderStatus;
 pub use socket::AdminSocket;
 pub use status::{HttpStatus, ListenerStatus, Status};
 
@@ -53,6 +55,7 @@ pub struct Sources {
     pub connections: Arc<dyn ConnectionsView>,
     pub listeners: Arc<dyn ListenersView>,
     pub config: watch::Receiver<ConfigState>,
+    pub providers: watch::Receiver<Arc<Vec<ProviderState>>>,
     pub commands: mpsc::Sender<FlowCommand>,
     pub reload: mpsc::Sender<ReloadRequest>,
     /// Cancelled when the daemon takes no new connections: `/readyz` says so.

@@ -26,7 +26,7 @@ use select::{Candidate, Rotation};
 #[derive(Debug)]
 pub struct Pool {
     pub name: PoolName,
-    pub config: PoolConfig,
+    pub config: Arc<PoolConfig>,
     /// In the order of `config.backends`.
     pub backends: Vec<Arc<Backend>>,
     /// In the order of `config.fallback`.
@@ -45,7 +45,8 @@ pub struct Pick {
 impl Pool {
     /// Takes over every unchanged backend (same pool name, same name and address) from `previous` with its health,
     /// counters and slow start, also when its weight, its list or the pool's health checks changed.
-    pub fn new(name: PoolName, config: PoolConfig, previous: Option<&Self>) -> Self {
+    pub fn new(name: PoolName, config: impl Into<Arc<PoolConfig>>, previous: Option<&Self>) -> Self {
+        let config = config.into();
         let previous = previous.filter(|pool| pool.name == name);
         let carry = |list: &[BackendConfig]| {
             list.iter()

@@ -20,25 +20,29 @@ mod words;
 mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub(crate) use self::checks::share_a_port;
 pub use self::defaults::STATE_DIR;
 pub use self::load::{LoadError, Loaded, load, parse};
 pub use self::networks::Networks;
 pub use self::problems::{Place, Problem, Problems, Severity};
 pub use self::schema::schema;
-use crate::route::{ListenerName, PoolName, RouteSpec};
+use crate::route::{ListenerName, OnRemove, PoolName, ProviderName, RouteSpec};
 
 /// One whole configuration: what `ingress check` accepts and the daemon runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub listeners: BTreeMap<ListenerName, ListenerConfig>,
-    pub routes: Vec<RouteSpec>,
-    pub pools: BTreeMap<PoolName, PoolConfig>,
+    pub routes: Vec<Arc<RouteSpec>>,
+    pub pools: BTreeMap<PoolName, Arc<PoolConfig>>,
+    /// Who else says what is routed where.
+    pub providers: BTreeMap<ProviderName, ProviderConfig>,
     pub limits: Limits,
     pub admin: AdminConfig,
     pub kernel: KernelConfig,
@@ -50,9 +54,86 @@ pub struct Config {
     pub state_dir: PathBuf,
 }
 
+/// Where further routes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderConfig {
+    pub source: ProviderSource,
+    /// Who wins a name that several claim: the file, then the highest, then the first by name.
+    pub priority: u32,
+    /// How old what it said last may be at a start, when the source does not answer. `None`: it is not kept on disk.
+    pub last_good: Option<Duration>,
+    pub on_remove: OnRemove,
+    pub on_down: OnDown,
+    /// Checks of its backends, where the source names none.
+    pub health: Option<HealthConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProviderSource {
+    Registry(RegistryConfig),
+}
+
+/// A YAML file that lists hosts and ports with their backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryConfig {
+    pub path: PathBuf,
+    /// Where its ports are opened.
+    pub bind: Vec<IpAddr>,
+}
+
+impl ProviderSource {
+    /// The key under which it is written.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Registry(_) => "registry",
+        }
+    }
+
+    /// For people: where it reads.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Registry(registry) => registry.path.display().to_string(),
+        }
+    }
+}
+
+impl ListenerConfig {
+    /// A port that a provider opens; all else as where the file says nothing.
+    pub fn tcp(bind: Vec<SocketAddr>, pool: PoolName) -> Self {
+        Self {
+            bind,
+            device: None,
+            protocol: ListenerProtocol::Tcp { pool },
+            accept_proxy_from: Vec::new(),
+            hello_timeout: defaults::HELLO_TIMEOUT,
+            idle_timeout: defaults::IDLE_TIMEOUT,
+            max_connections: defaults::LISTENER_MAX_CONNECTIONS,
+            max_connections_per_source: defaults::MAX_CONNECTIONS_PER_SOURCE,
+        }
+    }
+}
+
+impl PoolConfig {
+    /// These backends; all else as where the file says nothing.
+    pub fn new(backends: Vec<BackendConfig>, fallback: Vec<BackendConfig>) -> Self {
+        Self {
+            backends,
+            fallback,
+            balance: Balance::RoundRobin,
+            proxy_protocol: ProxyProtocol::None,
+            connect_timeout: defaults::CONNECT_TIMEOUT,
+            connect_retries: defaults::CONNECT_RETRIES,
+            handoff: HandoffPolicy::Always,
+            health: None,
+            on_down: OnDown::Keep,
+            slow_start: defaults::SLOW_START,
+        }
+    }
+}
+
 /// Several addresses with one behaviour. `:443` in the file is `[::]:443` and `0.0.0.0:443` here, each for its own family
 /// (`IPV6_V6ONLY`).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerConfig {
     pub bind: Vec<SocketAddr>,
     /// `SO_BINDTODEVICE`: accept only what arrives on this device.
@@ -69,7 +150,7 @@ pub struct ListenerConfig {
     pub max_connections_per_source: u32,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerProtocol {
     /// Routed by the ClientHello's SNI.
     Tls { default: DefaultRoute },
@@ -78,7 +159,7 @@ pub enum ListenerProtocol {
 }
 
 /// Where a TLS connection goes when no route claims its SNI, or it has none.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DefaultRoute {
     /// TLS alert `unrecognized_name` (RFC 6066 section 3), then close.
     Reject,
@@ -86,7 +167,7 @@ pub enum DefaultRoute {
 }
 
 /// A set of backends that can stand in for one another.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
     pub backends: Vec<BackendConfig>,
     /// Used only while no backend of `backends` is up.
@@ -160,7 +241,7 @@ pub enum OnDown {
     Keep,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthConfig {
     pub probe: ProbeConfig,
     /// Another port than the traffic's.
@@ -173,7 +254,7 @@ pub struct HealthConfig {
     pub fall: u32,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeConfig {
     Tcp,
     /// A whole handshake; the certificate is not judged.
@@ -187,7 +268,7 @@ pub enum ProbeConfig {
     },
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpProbe {
     pub path: String,
     /// `Host` header; the backend's address unless given.

@@ -1,28 +1,37 @@
-//! Reads the configuration, compiles it into a snapshot and publishes it: at start, on SIGHUP, on request, on file change.
+//! Merges the configuration file with what providers say, compiles it into a snapshot and publishes it.
 //!
-//! A file that is broken changes nothing but [`ConfigState::last_error`]; a file whose meaning did not change publishes
-//! nothing. [`Control::run`] is one task and the only publisher.
+//! A file that is broken changes nothing but [`ConfigState::last_error`], a provider that fails nothing but its own
+//! [`ProviderState`]; what did not change in meaning publishes nothing. [`Control::run`] is one task and the only publisher.
 
 mod compile;
+mod contributions;
 pub mod last_good;
+pub mod merge;
+mod removal;
 pub mod state;
 mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, LoadError, Loaded, Problems};
+use crate::flow::{FlowCommand, FlowFilter};
+use crate::l4::outcome::EndReason;
 use crate::metrics::Metrics;
-use crate::snapshot::Snapshot;
+use crate::route::{Applied, ProviderUpdate, RouteName};
+use crate::snapshot::{Generation, Snapshot};
 
 pub use compile::compile;
+use contributions::{Contributions, Taken};
 use last_good::LastGood;
-use state::{ConfigSource, ConfigState, ReloadRequest, Reloaded};
+use merge::{Merged, Refused, merge};
+use removal::Removals;
+use state::{ConfigSource, ConfigState, ProviderState, ReloadRequest, Reloaded};
 use watch::{FileWatch, Signature};
 
 /// The one who publishes snapshots.
@@ -32,8 +41,24 @@ pub struct Control {
     /// Of the file that was read first.
     first: Signature,
     metrics: Arc<Metrics>,
+    /// As the file says it, without providers.
+    file: Config,
+    contributions: Contributions,
+    refused: Refused,
+    removals: Removals,
+    /// Routes whose connections have to end.
+    cut: Vec<RouteName>,
     snapshots: channel::Sender<Arc<Snapshot>>,
     state: channel::Sender<ConfigState>,
+    providers: channel::Sender<Arc<Vec<ProviderState>>>,
+}
+
+/// What [`Control::run`] listens to and asks for.
+#[derive(Debug)]
+pub struct Doors {
+    pub requests: mpsc::Receiver<ReloadRequest>,
+    pub updates: mpsc::Receiver<ProviderUpdate>,
+    pub commands: mpsc::Sender<FlowCommand>,
 }
 
 impl Control {
@@ -43,7 +68,7 @@ impl Control {
     /// The file's problems, if there is no last good one either.
     pub fn start(path: &Path, metrics: Arc<Metrics>) -> Result<Self, LoadError> {
         let first = Signature::of(path);
-        let (config, text, source, last_error) = match config::load(path) {
+        let (file, text, source, last_error) = match config::load(path) {
             Ok(Loaded { config, warnings, text }) => {
                 warn_of(&warnings);
                 keep(&config, &text);
@@ -57,13 +82,26 @@ impl Control {
             }
         };
         metrics.config_reload(last_error.is_none());
-        let snapshot = compile(config, None);
+        let mut contributions = Contributions::default();
+        contributions.follow(&file);
+        let snapshot = Snapshot { awaited: contributions.awaited(), ..compile(file.clone(), None) };
         metrics.generation(snapshot.generation.0);
         tracing::info!(path = %path.display(), generation = %snapshot.generation, "configuration in use");
         let loaded_at = snapshot.published;
         let state = ConfigState { path: path.to_owned(), source, loaded_at, last_error, text: text.into() };
-        let snapshots = channel::Sender::new(Arc::new(snapshot));
-        Ok(Self { path: path.to_owned(), first, metrics, snapshots, state: channel::Sender::new(state) })
+        Ok(Self {
+            path: path.to_owned(),
+            first,
+            metrics,
+            file,
+            providers: channel::Sender::new(Arc::new(contributions.states())),
+            contributions,
+            refused: Refused::default(),
+            removals: Removals::default(),
+            cut: Vec::new(),
+            snapshots: channel::Sender::new(Arc::new(snapshot)),
+            state: channel::Sender::new(state),
+        })
     }
 
     pub fn snapshots(&self) -> channel::Receiver<Arc<Snapshot>> {
@@ -74,15 +112,18 @@ impl Control {
         self.state.subscribe()
     }
 
-    /// Reloads whenever somebody asks for it, until `stop`.
-    pub async fn run(
-        self,
-        mut requests: mpsc::Receiver<ReloadRequest>,
-        stop: CancellationToken,
-    ) -> std::io::Result<()> {
+    pub fn providers(&self) -> channel::Receiver<Arc<Vec<ProviderState>>> {
+        self.providers.subscribe()
+    }
+
+    /// Reloads whenever somebody asks for it, and takes what providers say, until `stop`.
+    pub async fn run(mut self, doors: Doors, stop: CancellationToken) -> std::io::Result<()> {
+        let Doors { mut requests, mut updates, commands } = doors;
         let mut hangups = signal(SignalKind::hangup())?;
         let mut file = FileWatch::start(&self.path, self.first);
+        let mut said = Vec::new();
         loop {
+            let drained = self.removals.next();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(()) = hangups.recv() => drop(self.reload()),
@@ -91,12 +132,22 @@ impl Control {
                     let _ = request.done.send(self.reload());
                 }
                 () = file.settled() => drop(self.reload()),
+                // What waits together is merged together.
+                1.. = updates.recv_many(&mut said, UPDATES_AT_ONCE) => self.hear(said.drain(..)),
+                () = sleep_until(drained) => self.cut.extend(self.removals.due(clock())),
+            }
+            for route in self.cut.drain(..) {
+                let filter = FlowFilter { route: Some(route.to_string()), ..FlowFilter::default() };
+                let command = FlowCommand::Cut { filter, reason: EndReason::RouteRemoved, done: None };
+                if commands.send(command).await.is_err() {
+                    tracing::debug!(%route, "nobody is left to cut connections: the daemon stops");
+                }
             }
         }
     }
 
     /// Loads the file and publishes what changed. The error is what `ingress check` would print.
-    pub fn reload(&self) -> Result<Reloaded, String> {
+    pub fn reload(&mut self) -> Result<Reloaded, String> {
         let result = config::load(&self.path).map_err(|error| error.to_string());
         self.metrics.config_reload(result.is_ok());
         match result {
@@ -108,20 +159,41 @@ impl Control {
         }
     }
 
-    fn accept(&self, loaded: Loaded) -> Reloaded {
+    /// Takes what providers say, and publishes what came of it.
+    pub fn hear(&mut self, updates: impl IntoIterator<Item = ProviderUpdate>) {
+        let (mut changed, mut waiting) = (false, Vec::new());
+        for ProviderUpdate { provider, news, done } in updates {
+            match self.contributions.take(&provider, news, SystemTime::now()) {
+                Taken::Changed => changed = true,
+                Taken::Noted => {}
+                Taken::Unknown => tracing::debug!(%provider, "update of a provider that is not there any more"),
+            }
+            waiting.extend(done.map(|done| (provider, done)));
+        }
+        let generation = if changed { self.publish() } else { self.snapshots.borrow().generation };
+        self.show_providers();
+        for (provider, done) in waiting {
+            // Who asked may have gone; the update holds all the same.
+            let _ = done.send(Applied { generation, refused: self.refused.of(&provider) });
+        }
+    }
+
+    fn accept(&mut self, loaded: Loaded) -> Reloaded {
         let Loaded { config, warnings, text } = loaded;
-        let current = self.snapshots.borrow().clone();
-        let mut generation = current.generation;
-        if config != *current.config {
+        let before = self.snapshots.borrow().generation;
+        if config != self.file {
             warn_of(&warnings);
             keep(&config, &text);
-            let snapshot = compile(config, Some(&current));
-            generation = snapshot.generation;
-            self.snapshots.send_replace(Arc::new(snapshot));
-            self.metrics.generation(generation.0);
-            tracing::info!(path = %self.path.display(), %generation, "configuration reloaded");
-        } else {
+            self.contributions.follow(&config);
+            self.file = config;
+            self.publish();
+            self.show_providers();
+        }
+        let generation = self.snapshots.borrow().generation;
+        if generation == before {
             tracing::debug!(path = %self.path.display(), %generation, "configuration unchanged");
+        } else {
+            tracing::info!(path = %self.path.display(), %generation, "configuration reloaded");
         }
         self.state.send_modify(|state| {
             state.source = ConfigSource::File;
@@ -130,6 +202,35 @@ impl Control {
             state.text = text.into();
         });
         Reloaded { generation: generation.0, warnings: warnings.iter().map(ToString::to_string).collect() }
+    }
+
+    /// Merges and compiles, and publishes if that is another configuration than the one in use.
+    fn publish(&mut self) -> Generation {
+        let Merged { config, mut refused } = merge(&self.file, &self.contributions.current());
+        let awaited = self.contributions.awaited();
+        let current = self.snapshots.borrow().clone();
+        if config == *current.config && awaited == current.awaited {
+            refused.names(current.routes.conflicts());
+            self.note(refused);
+            return current.generation;
+        }
+        let snapshot = Arc::new(Snapshot { awaited, ..compile(config, Some(&current)) });
+        refused.names(snapshot.routes.conflicts());
+        self.note(refused);
+        self.cut.extend(self.removals.changed(&current.config.routes, &snapshot.config.routes, clock()));
+        let generation = snapshot.generation;
+        self.snapshots.send_replace(snapshot);
+        self.metrics.generation(generation.0);
+        generation
+    }
+
+    fn note(&mut self, refused: Refused) {
+        self.contributions.refused(&refused);
+        self.refused = refused;
+    }
+
+    fn show_providers(&self) {
+        self.providers.send_replace(Arc::new(self.contributions.states()));
     }
 
     fn refuse(&self, problems: &str) {
@@ -180,6 +281,21 @@ fn state_dir(path: &Path) -> PathBuf {
     let value = value.map(|value| value.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']));
     value.filter(|value| value.starts_with('/')).map_or_else(|| PathBuf::from(config::STATE_DIR), PathBuf::from)
 }
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// tokio's clock, which tests can stop.
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Bounds how long a reload has to wait for its turn.
+const UPDATES_AT_ONCE: usize = 256;
 
 #[cfg(test)]
 mod tests;

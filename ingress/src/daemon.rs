@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminSocket, Sources};
 use crate::config::LoadError;
-use crate::control::Control;
+use crate::control::{Control, Doors};
 use crate::dataplane::Kernel;
 use crate::flow::{FlowCommand, FlowFilter};
 use crate::l4::Plane;
@@ -34,7 +34,7 @@ use crate::l4::outcome::EndReason;
 use crate::l4::worker::Workers;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
-use crate::{health, resolve};
+use crate::{health, providers, resolve};
 
 /// How the daemon failed.
 #[derive(Debug, thiserror::Error)]
@@ -97,23 +97,33 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
     let mut workers = Workers::start(&plane, workers).context("starting worker threads")?;
 
+    let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+    let (commands, orders) = mpsc::channel(COMMANDS);
+    let (reload, requests) = mpsc::channel(COMMANDS);
+    let (say, updates) = mpsc::channel(providers::UPDATES);
+    let mut tasks = JoinSet::new();
+    let (config_state, provider_states) = (control.state(), control.providers());
+    tasks.spawn(providers::run(snapshots.clone(), say, stop.clone()));
+    let doors = Doors { requests, updates, commands: commands.clone() };
+    tasks.spawn(reporting("control", control.run(doors, stop.clone())));
+
     let states = ListenerStates::default();
     let mut listeners = Listeners::new(&mut workers, kernel.clone(), states.clone());
-    let first = snapshots.borrow().clone();
+    let mut snapshots = snapshots;
+    // Nobody is refused for a name that is about to be known.
+    let _ = timeout(FIRST_WORDS, snapshots.wait_for(|snapshot| snapshot.awaited.is_empty())).await;
+    let first = snapshots.borrow_and_update().clone();
     listeners.follow(&first).await;
     drop(first);
 
-    let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
-    let (commands, orders) = mpsc::channel(COMMANDS);
-    let (reload, reloads) = mpsc::channel(COMMANDS);
-    let mut tasks = JoinSet::new();
     let admin = Admin::new(Sources {
         snapshots: snapshots.clone(),
         metrics,
         kernel: Arc::new(kernel.clone()),
         connections: plane.relays.clone(),
         listeners: Arc::new(states),
-        config: control.state(),
+        config: config_state,
+        providers: provider_states,
         commands: commands.clone(),
         reload,
         draining: draining.clone(),
@@ -127,7 +137,6 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     tasks.spawn(resolve::run(snapshots.clone(), stop.clone()));
     tasks.spawn(tell_progress(plane.clone(), stop.clone()));
     tasks.spawn(obey(orders, plane.clone(), kernel.clone(), stop.clone()));
-    tasks.spawn(reporting("control", control.run(reloads, stop.clone())));
     let listening = tokio::spawn(listeners.run(snapshots.clone(), draining.clone()));
     systemd::ready(&mut tasks, stop.clone());
     tracing::info!("ready");
@@ -251,5 +260,7 @@ const OWN_FILES: u64 = 1024;
 const COMMANDS: usize = 64;
 /// Between looks at what relays have moved.
 const PROGRESS: Duration = Duration::from_secs(1);
+/// For what providers say at a start; a registry takes milliseconds.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);

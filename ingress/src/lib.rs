@@ -11,6 +11,7 @@ pub mod flow;
 pub mod health;
 pub mod l4;
 pub mod metrics;
+pub mod providers;
 pub mod resolve;
 pub mod route;
 pub mod snapshot;

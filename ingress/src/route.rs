@@ -1,10 +1,16 @@
 //! The vocabulary of routing: names, SNI, and what a provider may say about a route.
 
+pub mod contribution;
+pub mod provider;
+pub mod rule;
 pub mod table;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+pub use contribution::{Contribution, HttpRoute, TcpEntry, Unserved, Why};
+pub use provider::{Applied, News, ProviderUpdate};
 pub use table::RouteTable;
 
 macro_rules! name_type {
@@ -49,6 +55,10 @@ name_type!(
     /// What logs and metrics call a route: its first SNI pattern unless named.
     RouteName
 );
+name_type!(
+    /// A provider's key in the configuration. What it says is called `name@provider`.
+    ProviderName
+);
 
 /// A server name from a ClientHello: lower case ASCII, no trailing dot, 1 to 253 bytes (RFC 6066 section 3).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +85,23 @@ pub struct RouteSpec {
     pub pool: PoolName,
     /// Only on these listeners; empty: on every TLS listener.
     pub listeners: Vec<ListenerName>,
+    /// Among the routes of one provider that claim the same name, the highest wins.
+    pub priority: i64,
+    pub on_remove: OnRemove,
+}
+
+/// What happens to a route's connections when the route is there no more. Beside `on_down`, which is about backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRemove {
+    /// They go on, for so long at most (`None`: until they end by themselves).
+    Drain(Option<Duration>),
+    /// They are reset at both ends at once.
+    Cut,
+}
+
+impl OnRemove {
+    /// Of routes on `tls` and `tcp` listeners: nobody can tell how long such a connection is worth keeping.
+    pub const L4: Self = Self::Drain(None);
 }
 
 impl Sni {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use crate::balance::Pool;
 use crate::config::Config;
-use crate::route::{PoolName, RouteTable};
+use crate::route::{PoolName, ProviderName, RouteTable};
 
 /// Counts published snapshots, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,10 @@ impl fmt::Display for Generation {
 pub struct Snapshot {
     pub generation: Generation,
     pub published: SystemTime,
+    /// The file with all that providers add to it.
     pub config: Arc<Config>,
-    pub routes: RouteTable,
+    pub routes: Arc<RouteTable>,
     pub pools: BTreeMap<PoolName, Arc<Pool>>,
+    /// Providers that have not said anything yet: what is unknown now may be known in a moment.
+    pub awaited: Vec<ProviderName>,
 }

@@ -52,6 +52,7 @@ impl Daemon {
         let (commands_tx, commands) = mpsc::channel(4);
         let (reload_tx, reloads) = mpsc::channel(4);
         let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
+        let (_, providers) = watch::channel(Arc::default());
         let admin = Admin::new(Sources {
             snapshots: snapshots_rx,
             metrics,
@@ -59,6 +60,7 @@ impl Daemon {
             connections: Arc::new(Fake),
             listeners: Arc::new(Fake),
             config: config_rx,
+            providers,
             commands: commands_tx,
             reload: reload_tx,
             draining: draining.clone(),
@@ -89,6 +91,7 @@ pub(crate) fn snapshot(http: Option<AdminHttpConfig>) -> Arc<Snapshot> {
         config,
         routes: snapshot.routes.clone(),
         pools: snapshot.pools.clone(),
+        awaited: Vec::new(),
     })
 }
 

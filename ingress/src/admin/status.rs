@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admin, ConfigState};
+use super::{Admin, ConfigState, ProviderStatus};
 use crate::balance::{BackendView, PoolView};
 use crate::dataplane::view::KernelStatus;
 use crate::l4::outcome::RelayReason;
@@ -24,6 +24,7 @@ pub struct Status {
     pub node: String,
     pub ready: bool,
     pub config: ConfigStatus,
+    pub providers: Vec<ProviderStatus>,
     pub kernel: KernelStatus,
     pub listeners: Vec<ListenerStatus>,
     pub pools: Vec<PoolSummary>,
@@ -114,6 +115,7 @@ impl Admin {
             node: self.node.clone(),
             ready: self.not_ready(&listeners).is_none(),
             config: self.config(),
+            providers: self.providers(),
             connections: ConnectionSummary::of(listeners.iter().map(|l| &l.counts)),
             kernel,
             listeners,
@@ -135,6 +137,9 @@ impl Admin {
         }
         if !listeners.iter().any(ListenerStatus::is_up) {
             return Some("no listener is bound; ingress status says why");
+        }
+        if !self.sources.snapshots.borrow().awaited.is_empty() {
+            return Some("a provider has not said anything yet; ingress status says which");
         }
         None
     }
@@ -160,6 +165,7 @@ impl Admin {
             pools: self.pools(),
             kernel: self.sources.kernel.status(),
             listeners: self.sources.listeners.listeners().iter().map(gauge).collect(),
+            providers: self.providers().iter().map(ProviderStatus::gauge).collect(),
             process: ProcessUse::read(),
             started: self.sources.metrics.started(),
         }

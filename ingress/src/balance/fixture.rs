@@ -52,6 +52,7 @@ pub(crate) fn snapshot(pools: impl IntoIterator<Item = Pool>) -> Arc<Snapshot> {
         listeners: BTreeMap::new(),
         routes: Vec::new(),
         pools: pools.iter().map(|(name, pool)| (name.clone(), pool.config.clone())).collect(),
+        providers: BTreeMap::new(),
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),
@@ -64,7 +65,8 @@ pub(crate) fn snapshot(pools: impl IntoIterator<Item = Pool>) -> Arc<Snapshot> {
         generation: Generation(1),
         published: SystemTime::now(),
         config: Arc::new(config),
-        routes: RouteTable::default(),
+        routes: Arc::new(RouteTable::default()),
         pools,
+        awaited: Vec::new(),
     })
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::client::Client;
 use super::text::{Column, Table, age, bytes, count, percent, plural};
 use super::{Global, Outcome, print_json};
+use crate::admin::routing::{ProviderStatus, UnservedItem};
 use crate::admin::status::{ConnectionSummary, ListenerStatus, PoolSummary, Status};
 use crate::dataplane::view::{AdmissionStatus, KernelStatus, PortStatus};
 
@@ -18,7 +20,8 @@ pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Ou
 }
 
 pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    let Status { version, pid, uptime, node, ready, config, kernel, listeners, pools, connections, http } = status;
+    let Status { version, pid, uptime, node, ready, config, providers, kernel, listeners, pools, connections, http } =
+        status;
     let ready = if *ready { "ready" } else { "not ready" };
     writeln!(out, "ingress {version} on {node}: {ready}, up {}, pid {pid}", age(*uptime))?;
     let source = if config.source == "file" { "" } else { "  (last good, from the state directory)" };
@@ -30,6 +33,7 @@ pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
             writeln!(out, "           {line}")?;
         }
     }
+    write_providers(out, providers)?;
     write_kernel(out, kernel)?;
     write_connections(out, connections)?;
     write_listeners(out, listeners)?;
@@ -44,6 +48,45 @@ pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn write_providers(out: &mut impl Write, providers: &[ProviderStatus]) -> io::Result<()> {
+    for provider in providers {
+        let ProviderStatus { name, kind, place, state, served, needs_http, unsupported, conflicts, .. } = provider;
+        write!(out, "provider {name}, {kind} {place}: {state}, {} served", count(*served as u64))?;
+        let others = [(needs_http, "need HTTP"), (unsupported, "unsupported"), (conflicts, "in conflict")];
+        for (n, what) in others.iter().filter(|(n, _)| **n > 0) {
+            write!(out, ", {} {what}", count(**n as u64))?;
+        }
+        writeln!(out)?;
+        if let Some(at) = provider.last_success {
+            writeln!(out, "         answered {} ago", age(since(at)))?;
+        }
+        if let Some(at) = provider.from_disk {
+            writeln!(out, "         serves what was kept on disk {} ago", age(since(at)))?;
+        }
+        if let Some(error) = &provider.last_error {
+            let failing = provider.failing_since.map(|at| format!(" for {}", age(since(at)))).unwrap_or_default();
+            writeln!(out, "         FAILING{failing}:")?;
+            for line in error.lines() {
+                writeln!(out, "           {line}")?;
+            }
+        }
+        for UnservedItem { item, why, .. } in &provider.unserved {
+            writeln!(out, "         not served: {item}: {why}")?;
+        }
+        let more = (unsupported + conflicts).saturating_sub(provider.unserved.len());
+        if more > 0 {
+            writeln!(out, "         not served: {more} more; see ingress routes")?;
+        }
+    }
+    Ok(())
+}
+
+/// From Unix seconds until now.
+fn since(at: f64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    (now - at).max(0.0)
 }
 
 fn write_kernel(out: &mut impl Write, kernel: &KernelStatus) -> io::Result<()> {

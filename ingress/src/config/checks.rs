@@ -2,6 +2,7 @@
 //! pools that nobody uses.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 
 use super::convert::{BoundAt, Converted};
 use super::decode::At;
@@ -64,9 +65,10 @@ fn route_conflicts(converted: &Converted, report: &mut Report<'_>) -> bool {
     let Converted { config, route_nodes, .. } = converted;
     // The table tells routes apart by name only, and names may be equal: here the index is the name.
     let numbered: Vec<RouteSpec> = (config.routes.iter().enumerate())
-        .map(|(index, spec)| RouteSpec { name: RouteName::new(index.to_string()), ..spec.clone() })
+        .map(|(index, spec)| RouteSpec { name: RouteName::new(index.to_string()), ..RouteSpec::clone(spec) })
         .collect();
-    let (_, conflicts) = RouteTable::compile(&numbered);
+    let table = RouteTable::compile(&numbered);
+    let conflicts = table.conflicts();
     let found = !conflicts.is_empty();
     let index = |name: &RouteName| name.as_str().parse::<usize>().unwrap_or_default();
     let mut told = HashMap::new();
@@ -112,7 +114,8 @@ fn unused(converted: &Converted, report: &mut Report<'_>) {
                 used.insert(pool);
             }
             ListenerProtocol::Tls { default: DefaultRoute::Reject } => {
-                let reached = routes.iter().any(|route| route.listeners.is_empty() || route.listeners.contains(name));
+                let reached = !config.providers.is_empty()
+                    || routes.iter().any(|route| route.listeners.is_empty() || route.listeners.contains(name));
                 if !reached {
                     report.warning(At::Key(listener_nodes[name]), "no route uses this listener: it rejects everything");
                 }
@@ -127,13 +130,17 @@ fn unused(converted: &Converted, report: &mut Report<'_>) {
 impl BoundAt {
     /// The kernel would refuse to listen on both. Port 0 is a different port each time.
     fn overlaps(&self, other: &Self) -> bool {
-        let (a, b) = (self.address, other.address);
         let same_device = match (&self.device, &other.device) {
             (Some(a), Some(b)) => a == b,
             (None, _) | (_, None) => true,
         };
-        let same_address =
-            a.is_ipv4() == b.is_ipv4() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified());
-        a.port() != 0 && a.port() == b.port() && same_device && same_address
+        same_device && share_a_port(self.address, other.address)
     }
+}
+
+/// Whether sockets on both cannot listen at the same time (`IPV6_V6ONLY` is set on ours).
+pub(crate) fn share_a_port(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_address =
+        a.is_ipv4() == b.is_ipv4() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified());
+    a.port() != 0 && a.port() == b.port() && same_address
 }

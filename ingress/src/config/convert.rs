@@ -4,14 +4,16 @@
 
 mod admission;
 mod pool;
+mod provider;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::decode::{At, Located, OneOrMany};
 use super::file::{
-    DefaultPool, DefaultWord, FileAdmin, FileAdminHttp, FileBasicAuth, FileConfig, FileConnectionLog, FileDefault,
-    FileKernel, FileLimits, FileListener, FileLog, FileProtocol, FileRoute,
+    DefaultPool, DefaultWord, DrainFor, FileAdmin, FileAdminHttp, FileBasicAuth, FileConfig, FileConnectionLog,
+    FileDefault, FileKernel, FileLimits, FileListener, FileLog, FileOnRemove, FileProtocol, FileRoute, OnRemoveWord,
 };
 use super::report::Report;
 use super::words::{Bind, Name};
@@ -20,7 +22,7 @@ use super::{
     AdminConfig, AdminHttpConfig, BasicAuthEnv, Config, ConnectionLog, DefaultRoute, KernelConfig, Limits,
     ListenerConfig, ListenerProtocol, LogConfig,
 };
-use crate::route::{ListenerName, PoolName, RouteName, RouteSpec};
+use crate::route::{ListenerName, OnRemove, PoolName, ProviderName, RouteName, RouteSpec};
 
 /// The file as the daemon sees it, and where its parts stand, for the checks that look at several of them.
 pub(super) struct Converted {
@@ -47,7 +49,19 @@ pub(super) struct BoundAt {
 }
 
 pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
-    let FileConfig { listeners, routes, pools, limits, admin, kernel, interfaces, admission, log, state_dir } = file;
+    let FileConfig {
+        listeners,
+        routes,
+        pools,
+        providers,
+        limits,
+        admin,
+        kernel,
+        interfaces,
+        admission,
+        log,
+        state_dir,
+    } = file;
     let mut binds = Vec::new();
     let mut listener_nodes = BTreeMap::new();
     let listeners = listeners
@@ -66,16 +80,21 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         .map(|(name, pool)| {
             let name = PoolName::new(name.0);
             pool_nodes.insert(name.clone(), pool.node);
-            (name, pool::convert_pool(pool, report))
+            (name, Arc::new(pool::convert_pool(pool, report)))
         })
         .collect();
     let kernel = convert_kernel(kernel);
     let interfaces = admission::convert_interfaces(interfaces, report);
     let admission = admission::convert_admission(admission, &interfaces, &kernel, report);
+    let providers = providers
+        .into_iter()
+        .map(|(name, provider)| (ProviderName::new(name.0), provider::convert_provider(provider, report)))
+        .collect();
     let config = Config {
         listeners,
         routes,
         pools,
+        providers,
         limits: convert_limits(&limits),
         admin: convert_admin(admin, &mut binds, report),
         kernel,
@@ -176,8 +195,8 @@ fn convert_bind(
     addresses
 }
 
-fn convert_route(route: Located<FileRoute>, report: &mut Report<'_>) -> (RouteSpec, RouteNodes) {
-    let Located { node, value: FileRoute { sni, pool, name, listeners } } = route;
+fn convert_route(route: Located<FileRoute>, report: &mut Report<'_>) -> (Arc<RouteSpec>, RouteNodes) {
+    let Located { node, value: FileRoute { sni, pool, name, listeners, on_remove } } = route;
     report.refer_pool(&pool);
     for listener in &listeners {
         report.refer_listener(listener);
@@ -192,8 +211,18 @@ fn convert_route(route: Located<FileRoute>, report: &mut Report<'_>) -> (RouteSp
         sni: sni.0.into_iter().map(|pattern| pattern.value.0).collect(),
         pool: PoolName::new(pool.value.0),
         listeners: nodes.listeners.iter().map(|listener| ListenerName::new(listener.value.0.as_str())).collect(),
+        priority: 0,
+        on_remove: convert_on_remove(on_remove),
     };
-    (spec, nodes)
+    (Arc::new(spec), nodes)
+}
+
+fn convert_on_remove(on_remove: FileOnRemove) -> OnRemove {
+    match on_remove {
+        FileOnRemove::Word(OnRemoveWord::Drain) => OnRemove::Drain(None),
+        FileOnRemove::Drain(DrainFor { drain }) => OnRemove::Drain(Some(drain.0)),
+        FileOnRemove::Word(OnRemoveWord::Cut) => OnRemove::Cut,
+    }
 }
 
 fn convert_limits(limits: &FileLimits) -> Limits {

@@ -1,7 +1,7 @@
 //! What holds where the file says nothing. The schema, the documentation and the `Default` impls of the model all read
 //! these.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,3 +35,6 @@ pub(super) const PORT_RANGE: (u16, u16) = (20_000, 32_767);
 pub(super) const PIN_DIR: &str = "/sys/fs/bpf/ingress";
 
 pub const STATE_DIR: &str = "/var/lib/ingress";
+
+pub(super) const LAST_GOOD_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const ALL_ADDRESSES: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];

@@ -17,7 +17,7 @@ pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterfac
 use super::decode::{Located, OneOrMany};
 use super::defaults;
 use super::words::{
-    AbsolutePath, Backend, Bind, Count, Device, EnvName, HostHeader, HostName, Name, Network, Pattern, Ports,
+    AbsolutePath, Backend, Bind, Count, Device, EnvName, HostHeader, HostName, Ip, Name, Network, Pattern, Ports,
     SocketPath, Status, Time, UrlPath,
 };
 
@@ -37,6 +37,9 @@ pub(super) struct FileConfig {
     /// The backends, by the name of their pool.
     #[serde(default)]
     pub(super) pools: BTreeMap<Name, Located<FilePool>>,
+    /// Where further routes come from, by the name of the provider. What it says is called `name@provider`.
+    #[serde(default)]
+    pub(super) providers: BTreeMap<Name, Located<FileProvider>>,
     /// Bounds of the whole daemon.
     #[serde(default)]
     pub(super) limits: FileLimits,
@@ -134,6 +137,31 @@ pub(super) struct FileRoute {
     /// Only on these listeners; on every `tls` listener otherwise.
     #[serde(default)]
     pub(super) listeners: Vec<Located<Name>>,
+    /// What happens to its connections when the route is removed: `drain` lets them go on until they end, `{drain: 30s}`
+    /// for so long at most, `cut` resets them at both ends.
+    #[serde(default)]
+    pub(super) on_remove: FileOnRemove,
+}
+
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum FileOnRemove {
+    Word(OnRemoveWord),
+    Drain(DrainFor),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnRemoveWord {
+    Drain,
+    Cut,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DrainFor {
+    /// How long they may go on before they are reset.
+    pub(super) drain: Time,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -368,9 +396,73 @@ pub(super) enum FileConnectionLog {
     None,
 }
 
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a provider: a mapping with a key such as `registry`")]
+pub(super) struct FileProvider {
+    /// A YAML file that lists hosts and ports with their backends, the same on every node.
+    pub(super) registry: Option<Located<FileRegistry>>,
+    /// Who wins a name that several claim: first the routes of this file, then the provider of the highest priority, then
+    /// the first by name.
+    #[serde(default = "default_priority")]
+    pub(super) priority: Count<0, 1000>,
+    /// Keep what it said last on disk, for a start at which its source does not answer: `{max_age: 24h}`, or `off`.
+    #[serde(default)]
+    pub(super) last_good: FileLastGood,
+    /// What happens to the connections of a route that it no longer names, as in `routes`.
+    #[serde(default)]
+    pub(super) on_remove: FileOnRemove,
+    /// What happens to a backend's connections when its checks say that it is down, as in `pools`.
+    #[serde(default)]
+    pub(super) on_down: FileOnDown,
+    /// Checks of its backends, where the source says nothing of them.
+    pub(super) health: Option<Located<FileHealth>>,
+}
+
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum FileLastGood {
+    Word(LastGoodWord),
+    Kept(KeptFor),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LastGoodWord {
+    Off,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeptFor {
+    /// What was last confirmed longer ago is not used.
+    pub(super) max_age: Time,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a registry: a mapping with the key `path`")]
+pub(super) struct FileRegistry {
+    /// The file. It is read again whenever it, or a file that it includes, changes.
+    pub(super) path: AbsolutePath,
+    /// Addresses of this host on which the ports of the registry are opened.
+    #[serde(default = "default_registry_bind")]
+    pub(super) bind: OneOrMany<Ip>,
+}
+
 impl Default for FileDefault {
     fn default() -> Self {
         Self::Word(DefaultWord::Reject)
+    }
+}
+
+impl Default for FileOnRemove {
+    fn default() -> Self {
+        Self::Word(OnRemoveWord::Drain)
+    }
+}
+
+impl Default for FileLastGood {
+    fn default() -> Self {
+        Self::Kept(KeptFor { max_age: Time(defaults::LAST_GOOD_MAX_AGE) })
     }
 }
 
@@ -429,6 +521,8 @@ default_functions! {
     default_health_fall() -> Count<1, 1000> = Count(defaults::HEALTH_FALL);
     default_health_path() -> UrlPath = UrlPath(defaults::HEALTH_PATH.to_owned());
     default_health_expect() -> OneOrMany<Status> = OneOrMany(vec![Status(defaults::HEALTH_EXPECT)]);
+    default_priority() -> Count<0, 1000> = Count(0);
+    default_registry_bind() -> OneOrMany<Ip> = OneOrMany(defaults::ALL_ADDRESSES.map(Ip).to_vec());
     default_admin_http_bind() -> OneOrMany<Located<Bind>> =
         OneOrMany(vec![Located::unwritten(Bind(vec![defaults::ADMIN_HTTP_BIND]))]);
 }
@@ -464,5 +558,7 @@ macro_rules! word_or_mapping {
 }
 
 word_or_mapping!(FileDefault, "`reject` or `{pool: name}`", Word, Pool);
+word_or_mapping!(FileOnRemove, "`drain`, `{drain: 30s}` or `cut`", Word, Drain);
+word_or_mapping!(FileLastGood, "`off` or `{max_age: 24h}`", Word, Kept);
 word_or_mapping!(FileProxyProtocol, "`none`, `v1`, `v2` or `{version: v2, tlvs: [...]}`", Word, Full);
 word_or_mapping!(FileBackend, "an address such as 10.0.0.3:8443, or a mapping with the key `address`", Address, Full);

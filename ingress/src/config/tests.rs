@@ -59,7 +59,7 @@ fn the_smallest_file_gets_all_the_defaults() {
     );
     let app = &config.pools[&PoolName::new("app")];
     assert_eq!(
-        *app,
+        **app,
         PoolConfig {
             backends: vec![BackendConfig {
                 name: "10.0.0.3:8443".into(),
@@ -157,12 +157,14 @@ state_dir: /var/lib/x
     let pattern = |text| SniPattern::parse(text).expect("test pattern");
     assert_eq!(
         config.routes,
-        [RouteSpec {
+        [Arc::new(RouteSpec {
             name: RouteName::new("apps"),
             sni: vec![pattern("app.example.com"), pattern("*.app.example.com")],
             pool: PoolName::new("app"),
             listeners: vec![ListenerName::new("https")],
-        }]
+            priority: 0,
+            on_remove: OnRemove::L4,
+        })]
     );
     let app = &config.pools[&PoolName::new("app")];
     assert_eq!(

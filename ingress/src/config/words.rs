@@ -5,7 +5,7 @@ mod address;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -88,6 +88,7 @@ word!(
     r"^.+:[0-9]+$"
 );
 word!(Network(IpNet), "a network such as 10.0.0.0/8, or one address", r"^[0-9a-fA-F:.]+(/[0-9]+)?$");
+word!(Ip(IpAddr), "an IP address such as 10.0.0.3 or 2001:db8::3", r"^[0-9a-fA-F:.]+$");
 word!(Pattern(SniPattern), "a host name such as app.example.com, or *.example.com", r"^(\*\.)?[A-Za-z0-9._-]+$");
 word!(HostName(Sni), "a host name such as app.example.com", r"^[A-Za-z0-9._-]+$");
 word!(Ports((u16, u16)), "a range of ports such as 20000-32767", "^[0-9]+-[0-9]+$");

@@ -1,7 +1,9 @@
-//! The last accepted configuration, kept on disk: a daemon that starts with a broken file serves this one.
+//! What was accepted last, kept on disk: a daemon that starts with a broken file, or whose provider does not answer, serves
+//! this.
 //!
-//! One file, `<state_dir>/last-good/config.yaml`: a comment line with the checksum, then the text as it was accepted. So
-//! `ingress check` reads it too. It is replaced whole or not at all: written beside, synced, renamed.
+//! One file for each, `<state_dir>/last-good/config.yaml` and `provider-<name>`: a comment line with the checksum, then the
+//! text as it was accepted. So `ingress check` reads the former too. A file is replaced whole or not at all: written beside,
+//! synced, renamed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,20 +13,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::route::ProviderName;
+
 const MAGIC: &str = "# ingress last-good 1";
 /// What is larger was not written here; configurations end at 16 MiB.
 const MAX_BYTES: u64 = 32 << 20;
 
-/// Where the last good configuration is kept. One daemon per directory.
+/// Where one last good text is kept. One daemon per directory.
 #[derive(Clone, Debug)]
 pub struct LastGood {
     directory: PathBuf,
+    file: String,
 }
 
-/// A configuration that was accepted once.
+/// A text that was accepted once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The YAML as the operator wrote it.
+    /// As its author wrote it.
     pub text: String,
     pub hash: ConfigHash,
     /// When it was accepted, to the second.
@@ -41,7 +46,7 @@ pub enum LastGoodError {
     #[error("{action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     /// Somebody or a dying disk changed it since it was written.
-    #[error("the last good configuration {} is damaged: {reason}; remove it", path.display())]
+    #[error("the last good copy {} is damaged: {reason}; remove it", path.display())]
     Damaged { path: PathBuf, reason: &'static str },
 }
 
@@ -58,13 +63,19 @@ impl std::fmt::Display for ConfigHash {
 }
 
 impl LastGood {
+    /// Of the configuration file.
     pub fn new(state_dir: &Path) -> Self {
-        Self { directory: state_dir.join("last-good") }
+        Self { directory: state_dir.join("last-good"), file: "config.yaml".to_owned() }
+    }
+
+    /// Of what a provider said.
+    pub fn of_provider(state_dir: &Path, provider: &ProviderName) -> Self {
+        Self { directory: state_dir.join("last-good"), file: format!("provider-{provider}") }
     }
 
     /// The file that [`store`](Self::store) writes.
     pub fn path(&self) -> PathBuf {
-        self.directory.join("config.yaml")
+        self.directory.join(&self.file)
     }
 
     /// Puts `text` in the place of what was kept before. When this returns, it is on disk.
@@ -83,7 +94,7 @@ impl LastGood {
             .mode(0o700)
             .create(&self.directory)
             .map_err(failed("creating", &self.directory))?;
-        let temporary = self.directory.join("config.yaml.new");
+        let temporary = self.directory.join(format!("{}.new", self.file));
         let header = format!("{MAGIC} xxh3={} bytes={} accepted={seconds}\n", stored.hash, text.len());
         write_synced(&temporary, &[header.as_bytes(), text.as_bytes()]).map_err(failed("writing", &temporary))?;
         fs::rename(&temporary, self.path()).map_err(failed("replacing", &self.path()))?;
@@ -92,6 +103,17 @@ impl LastGood {
             .and_then(|directory| directory.sync_all())
             .map_err(failed("syncing", &self.directory))?;
         Ok(stored)
+    }
+
+    /// Forgets what was kept: it must not come back.
+    ///
+    /// # Errors
+    /// I/O; it may still be there.
+    pub fn remove(&self) -> Result<(), LastGoodError> {
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", &self.path())(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// What was kept; `None` if nothing ever was.

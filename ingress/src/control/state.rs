@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::route::{Contribution, ProviderName, Unserved};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -36,6 +37,32 @@ pub struct ReloadRequest {
 pub struct Reloaded {
     pub generation: u64,
     pub warnings: Vec<String>,
+}
+
+/// What one provider said last, and how it is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProviderState {
+    pub name: ProviderName,
+    /// Its key in the configuration, such as `registry`.
+    pub kind: &'static str,
+    /// Where it reads: a path, a URL.
+    pub place: String,
+    pub priority: u32,
+    /// `None`: it has not said anything yet.
+    pub contribution: Option<Arc<Contribution>>,
+    /// What is in use was kept on disk; the source said so then, and has not answered since the daemon started.
+    pub from_disk: Option<SystemTime>,
+    /// When the source last answered, with news or without.
+    pub last_success: Option<SystemTime>,
+    /// `None`: the last attempt was good.
+    pub last_error: Option<String>,
+    /// Since when every attempt failed.
+    pub failing_since: Option<SystemTime>,
+    /// Contributions that differed from the one before.
+    pub changes: u64,
+    pub failures: u64,
+    /// What somebody of higher precedence has.
+    pub refused: Arc<[Unserved]>,
 }
 
 impl ConfigSource {

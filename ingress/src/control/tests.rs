@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::route::PoolName;
+use crate::config::PoolConfig;
+use crate::route::{Contribution, News, OnRemove, PoolName, ProviderName, SniPattern};
 
 const BROKEN: &str = "listeners: [";
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -55,6 +56,8 @@ struct Running {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     state: watch::Receiver<ConfigState>,
     requests: mpsc::Sender<ReloadRequest>,
+    updates: mpsc::Sender<ProviderUpdate>,
+    orders: mpsc::Receiver<FlowCommand>,
     stop: CancellationToken,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -64,8 +67,11 @@ impl Running {
         let (snapshots, state) = (control.snapshots(), control.state());
         let (requests, received) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(control.run(received, stop.clone()));
-        Self { snapshots, state, requests, stop, task }
+        let (updates, said) = mpsc::channel(1);
+        let (commands, orders) = mpsc::channel(8);
+        let doors = Doors { requests: received, updates: said, commands };
+        let task = tokio::spawn(control.run(doors, stop.clone()));
+        Self { snapshots, state, requests, updates, orders, stop, task }
     }
 
     async fn reload(&self) -> Result<Reloaded, String> {
@@ -84,7 +90,7 @@ impl Running {
 async fn a_changed_file_is_the_next_generation_and_an_unchanged_backend_stays_the_same() {
     let lab = Lab::new();
     lab.write(&lab.text(443));
-    let control = lab.start().expect("good file");
+    let mut control = lab.start().expect("good file");
     let before = control.snapshots().borrow().clone();
     lab.write(&lab.text(444));
     assert_eq!(control.reload().map(|reloaded| reloaded.generation), Ok(2));
@@ -98,7 +104,7 @@ async fn a_changed_file_is_the_next_generation_and_an_unchanged_backend_stays_th
 async fn a_reload_that_changes_nothing_publishes_nothing() {
     let lab = Lab::new();
     lab.write(&lab.text(443));
-    let control = lab.start().expect("good file");
+    let mut control = lab.start().expect("good file");
     let snapshots = control.snapshots();
     lab.write(&format!("{}# a comment is no change\n", lab.text(443)));
     assert_eq!(control.reload().map(|reloaded| reloaded.generation), Ok(1));
@@ -110,7 +116,7 @@ async fn a_reload_that_changes_nothing_publishes_nothing() {
 async fn a_broken_file_keeps_the_old_configuration_until_it_is_mended() {
     let lab = Lab::new();
     lab.write(&lab.text(443));
-    let control = lab.start().expect("good file");
+    let mut control = lab.start().expect("good file");
     lab.write(BROKEN);
     let problems = control.reload().expect_err("broken");
     assert!(problems.contains("ingress.yaml:2:1"), "{problems}");
@@ -128,7 +134,7 @@ async fn a_start_with_a_broken_file_serves_the_last_good_one_and_returns_to_the_
     drop(lab.start().expect("good file"));
     // The end is missing, as in a copy that was cut off; where state is kept can still be read.
     lab.write(&format!("{}pools: [", lab.text(443)));
-    let control = lab.start().expect("last good");
+    let mut control = lab.start().expect("last good");
     let state = control.state().borrow().clone();
     assert_eq!((state.source, &*state.text), (ConfigSource::LastGood, &*lab.text(443)));
     assert!(state.last_error.is_some());
@@ -181,5 +187,99 @@ async fn a_file_behind_a_symbolic_link_is_watched_where_it_is() {
     running.reload().await.expect("good file");
     fs::write(&target, lab.text(444)).expect("write");
     timeout(DEADLINE, running.snapshots.changed()).await.expect("noticed").expect("control runs");
+    running.stop().await;
+}
+
+/// With one provider, `nodes`.
+impl Lab {
+    fn provided(&self) -> String {
+        format!("{}providers: {{ nodes: {{ registry: {{ path: /r.yaml }}, on_remove: cut }} }}\n", self.text(443))
+    }
+}
+
+fn nodes() -> ProviderName {
+    ProviderName::new("nodes")
+}
+
+fn update(news: News) -> ProviderUpdate {
+    ProviderUpdate::new(&nodes(), news)
+}
+
+fn names(hosts: &[&str]) -> News {
+    let mut contribution = Contribution::new(&nodes(), OnRemove::Cut);
+    for host in hosts {
+        let pool = PoolConfig::new(Vec::new(), Vec::new());
+        let pool = contribution.pool(host, pool);
+        contribution.route(host, vec![SniPattern::parse(host).expect("a name")], &pool, Vec::new(), 0);
+    }
+    News::Contribution(Arc::new(contribution))
+}
+
+fn routes(control: &Control) -> Vec<String> {
+    control.snapshots().borrow().config.routes.iter().map(|route| route.name.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_provider_replaces_its_own_routes_and_a_failure_removes_none() {
+    let lab = Lab::new();
+    lab.write(&lab.provided());
+    let mut control = lab.start().expect("good file");
+    assert_eq!(control.snapshots().borrow().awaited, [nodes()]);
+    control.hear([update(names(&["a.example.com", "b.example.com"]))]);
+    assert!(control.snapshots().borrow().awaited.is_empty());
+    control.hear([update(names(&["b.example.com"])), update(News::Failed("no answer".into()))]);
+    assert_eq!(routes(&control), ["app.example.com", "b.example.com@nodes"]);
+    let state = control.providers().borrow()[0].clone();
+    assert_eq!((state.last_error.as_deref(), state.failures, state.changes), (Some("no answer"), 1, 2));
+    control.hear([update(News::Unchanged)]);
+    assert_eq!(control.providers().borrow()[0].last_error, None);
+
+    // The file changes, and what the provider said stays.
+    lab.write(&lab.provided().replace("192.0.2.1:443", "192.0.2.1:444"));
+    assert_eq!(control.reload().map(|reloaded| reloaded.generation), Ok(4));
+    assert_eq!(routes(&control), ["app.example.com", "b.example.com@nodes"]);
+    // Without the provider, its routes go.
+    lab.write(&lab.text(443));
+    control.reload().expect("good file");
+    assert_eq!(routes(&control), ["app.example.com"]);
+    control.hear([update(names(&["late.example.com"]))]);
+    assert_eq!(routes(&control), ["app.example.com"], "a word of one who is gone is not heard");
+}
+
+#[tokio::test]
+async fn saying_the_same_again_publishes_nothing() {
+    let lab = Lab::new();
+    lab.write(&lab.provided());
+    let mut control = lab.start().expect("good file");
+    control.hear([update(names(&["a.example.com"]))]);
+    let snapshots = control.snapshots();
+    control.hear([update(names(&["a.example.com"])), update(News::Unchanged)]);
+    assert!(!snapshots.has_changed().expect("control is alive"));
+}
+
+#[tokio::test]
+async fn whoever_asks_hears_when_an_update_holds_and_connections_of_removed_routes_are_cut() {
+    let lab = Lab::new();
+    lab.write(&lab.provided());
+    let mut running = Running::new(lab.start().expect("good file"));
+    let tell = async |running: &Running, news| {
+        let (done, applied) = tokio::sync::oneshot::channel();
+        let update = ProviderUpdate { provider: nodes(), news, done: Some(done) };
+        running.updates.send(update).await.expect("control runs");
+        timeout(DEADLINE, applied).await.expect("in time").expect("an answer")
+    };
+    let applied = tell(&running, names(&["a.example.com", "app.example.com"])).await;
+    assert_eq!(running.snapshots.borrow().generation, applied.generation);
+    let refused: Vec<_> = applied.refused.iter().map(ToString::to_string).collect();
+    assert_eq!(refused, ["route app.example.com@nodes: app.example.com belongs to route app.example.com"]);
+    tell(&running, names(&[])).await;
+    let mut cut = Vec::new();
+    for _ in 0..2 {
+        let FlowCommand::Cut { filter, reason, .. } =
+            timeout(DEADLINE, running.orders.recv()).await.expect("in time").expect("an order");
+        assert_eq!(reason, EndReason::RouteRemoved);
+        cut.extend(filter.route);
+    }
+    assert_eq!(cut, ["a.example.com@nodes", "app.example.com@nodes"]);
     running.stop().await;
 }

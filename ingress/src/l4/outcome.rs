@@ -110,6 +110,8 @@ reasons! {
         BackendDown => "backend_down",
         /// `admission.deny` names the client now.
         Denied => "denied",
+        /// Its route is gone, and says `on_remove: cut`, or the time of its `drain` is over.
+        RouteRemoved => "route_removed",
         /// An operator's `ingress flows kill`.
         Killed => "killed",
         /// The daemon died between accept and handoff, or stopped while relaying.

@@ -19,6 +19,7 @@ pub struct Scrape {
     pub pools: Vec<PoolView>,
     pub kernel: KernelStatus,
     pub listeners: Vec<ListenerGauge>,
+    pub providers: Vec<ProviderGauge>,
     pub process: ProcessUse,
     /// Unix seconds.
     pub started: f64,
@@ -32,11 +33,24 @@ pub struct ListenerGauge {
     pub connections_limit: u64,
 }
 
+#[derive(Clone, Debug)]
+pub struct ProviderGauge {
+    pub name: String,
+    pub failing: bool,
+    /// Unix seconds; `None`: it has never answered.
+    pub last_success: Option<f64>,
+    pub changes: u64,
+    pub failures: u64,
+    /// How many things it names, by what became of them.
+    pub items: [(&'static str, u64); 4],
+}
+
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Out(encoder);
         self.listeners(&mut out)?;
         self.backends(&mut out)?;
+        self.providers(&mut out)?;
         self.kernel(&mut out)?;
         self.process(&mut out)
     }
@@ -73,6 +87,22 @@ impl Scrape {
         out.counters("ingress_backend_bytes", "Payload bytes carried", both)?;
         out.counters("ingress_backend_check_failures", "Failed health checks", each(|b| b.checks_failed_total))?;
         out.gauges("ingress_backend_check_duration_seconds", "How long the last health check took", durations)
+    }
+
+    fn providers(&self, out: &mut Out<'_>) -> fmt::Result {
+        let each = |value: fn(&ProviderGauge) -> u64| {
+            self.providers.iter().map(move |p| ([("provider", p.name.as_str())], value(p)))
+        };
+        let answered = self.providers.iter().filter_map(|p| Some(([("provider", p.name.as_str())], p.last_success?)));
+        let items = self.providers.iter().flat_map(|p| {
+            p.items.iter().map(|(state, items)| ([("provider", p.name.as_str()), ("state", *state)], *items))
+        });
+        out.gauges("ingress_provider_failing", "1: the last attempt failed", each(|p| p.failing.into()))?;
+        let help = "When the source last answered, Unix time";
+        out.gauges("ingress_provider_last_success_timestamp_seconds", help, answered)?;
+        out.counters("ingress_provider_changes", "Times that it said something new", each(|p| p.changes))?;
+        out.counters("ingress_provider_failures", "Attempts that failed", each(|p| p.failures))?;
+        out.gauges("ingress_provider_items", "What it names, by what became of it", items)
     }
 
     /// A backend that stands in a pool's `backends` and its `fallback` is one series.

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::process::ProcessUse;
-use super::scrape::ListenerGauge;
+use super::scrape::{ListenerGauge, ProviderGauge};
 use super::*;
 use crate::balance::{BackendView, CheckView, PoolView};
 use crate::dataplane::{AdmissionStatus, InterfaceStatus, KernelStatus};
@@ -87,7 +87,17 @@ fn full_scrape() -> Scrape {
         fallback: vec![backend("app-2")],
     };
     let listener = ListenerGauge { name: "public".into(), up: true, connections_limit: 1000 };
-    Scrape { pools: vec![pool], kernel, listeners: vec![listener], process: ProcessUse::read(), started: 1.0 }
+    let items = [("served", 3), ("needs_http", 2), ("unsupported", 1), ("conflict", 0)];
+    let provider =
+        ProviderGauge { name: "nodes".into(), failing: true, last_success: Some(1.5), changes: 4, failures: 2, items };
+    Scrape {
+        pools: vec![pool],
+        kernel,
+        listeners: vec![listener],
+        providers: vec![provider],
+        process: ProcessUse::read(),
+        started: 1.0,
+    }
 }
 
 fn full_text() -> String {

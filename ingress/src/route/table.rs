@@ -1,5 +1,6 @@
 //! Compiles route specs into a lookup table. Pure: the daemon, `ingress check` and tests run the same code.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 
 use super::{ListenerName, PoolName, RouteName, RouteSpec, Sni, SniPattern};
@@ -9,6 +10,7 @@ use super::{ListenerName, PoolName, RouteName, RouteSpec, Sni, SniPattern};
 pub struct RouteTable {
     exact: HashMap<Sni, Vec<Target>>,
     wildcard: HashMap<Sni, Vec<Target>>,
+    conflicts: Vec<Conflict>,
 }
 
 /// Where a matched connection goes.
@@ -29,11 +31,12 @@ pub struct Conflict {
 }
 
 impl RouteTable {
-    /// Earlier specs win; every loser is named.
-    pub fn compile(specs: &[RouteSpec]) -> (Self, Vec<Conflict>) {
-        let mut table = Self::default();
-        let mut conflicts = Vec::new();
+    /// Earlier specs win; every loser is named by [`conflicts`](Self::conflicts). Linear in the number of specs.
+    pub fn compile(specs: &[impl Borrow<RouteSpec>]) -> Self {
+        let exact = HashMap::with_capacity(specs.len());
+        let mut table = Self { exact, ..Self::default() };
         for spec in specs {
+            let spec: &RouteSpec = spec.borrow();
             for pattern in &spec.sni {
                 let (map, key) = match pattern {
                     SniPattern::Exact(sni) => (&mut table.exact, sni),
@@ -41,7 +44,7 @@ impl RouteTable {
                 };
                 let targets = map.entry(key.clone()).or_default();
                 if let Some(first) = targets.iter().find(|t| t.overlaps(&spec.listeners)) {
-                    conflicts.push(Conflict {
+                    table.conflicts.push(Conflict {
                         pattern: pattern.clone(),
                         first: first.route.clone(),
                         second: spec.name.clone(),
@@ -55,7 +58,12 @@ impl RouteTable {
                 });
             }
         }
-        (table, conflicts)
+        table
+    }
+
+    /// Whoever claimed a name that was taken.
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
     }
 
     /// The exact name first, then the wildcard one label up.
@@ -99,6 +107,7 @@ impl std::borrow::Borrow<str> for Sni {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::OnRemove;
 
     fn table(specs: &[(&str, &[&str])]) -> RouteTable {
         let specs: Vec<RouteSpec> = specs
@@ -108,9 +117,11 @@ mod tests {
                 sni: patterns.iter().map(|p| SniPattern::parse(p).expect("test pattern")).collect(),
                 pool: PoolName::new(*name),
                 listeners: vec![],
+                priority: 0,
+                on_remove: OnRemove::L4,
             })
             .collect();
-        RouteTable::compile(&specs).0
+        RouteTable::compile(&specs)
     }
 
     fn lookup<'a>(table: &'a RouteTable, sni: &str) -> Option<&'a str> {

@@ -110,7 +110,7 @@ fn convert_proxy_protocol(proxy: FileProxyProtocol, report: &mut Report<'_>) -> 
     }
 }
 
-fn convert_health(health: Located<FileHealth>, report: &mut Report<'_>) -> HealthConfig {
+pub(super) fn convert_health(health: Located<FileHealth>, report: &mut Report<'_>) -> HealthConfig {
     let Located { node, value } = health;
     let FileHealth { r#type, interval, timeout, rise, fall, port, path, host, expect, server_name } = value;
     let (is_http, is_tls) = match r#type {

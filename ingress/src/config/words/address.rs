@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{Backend, Bind, HostName, Network, Pattern};
-use crate::config::BackendAddress;
+use super::{Backend, Bind, HostName, Ip, Network, Pattern};
 use crate::config::problems::quoted;
+use crate::config::{BackendAddress, BackendConfig};
 use crate::route::{Sni, SniPattern};
 
 impl Bind {
@@ -68,10 +68,24 @@ impl Backend {
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            BackendAddress::Socket(address) => address.fmt(f),
-            BackendAddress::Dns { host, port } => write!(f, "{host}:{port}"),
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for BackendAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Dns { host, port } => write!(f, "{host}:{port}"),
         }
+    }
+}
+
+impl BackendConfig {
+    /// From `address:port` or `name:port`, as in the file. The error says what is wrong with it.
+    pub fn parse(address: &str, weight: u32) -> Result<Self, String> {
+        let Backend(address) = Backend::parse(address)?;
+        Ok(Self { name: address.to_string(), address, weight })
     }
 }
 
@@ -106,6 +120,18 @@ impl Pattern {
             return Err(format!("{} is not ASCII; write the name as clients send it (xn--...)", quoted(word)));
         }
         SniPattern::parse(word).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl Ip {
+    pub(super) fn parse(word: &str) -> Result<Self, String> {
+        word.parse().map(Self).map_err(|_| format!("{} is not an IP address", quoted(word)))
+    }
+}
+
+impl fmt::Display for Ip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

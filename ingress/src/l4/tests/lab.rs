@@ -25,7 +25,7 @@ use crate::l4::listener::{ListenerState, ListenerStates, Listeners};
 use crate::l4::log::ConnectionLog as Log;
 use crate::l4::worker::Workers;
 use crate::metrics::{ListenerCounts, Metrics};
-use crate::route::{ListenerName, PoolName, RouteName, RouteSpec, SniPattern};
+use crate::route::{ListenerName, OnRemove, PoolName, RouteName, RouteSpec, SniPattern};
 use crate::snapshot::Snapshot;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -159,11 +159,14 @@ pub(super) fn config(backends: &[SocketAddr]) -> Config {
         sni: vec![SniPattern::parse("app.example.com").expect("pattern")],
         pool: pool.clone(),
         listeners: vec![],
+        priority: 0,
+        on_remove: OnRemove::L4,
     };
     Config {
         listeners: BTreeMap::from([(ListenerName::new("tls"), tls), (ListenerName::new("tcp"), tcp)]),
-        routes: vec![route],
-        pools: BTreeMap::from([(pool, self::pool(backends))]),
+        routes: vec![Arc::new(route)],
+        pools: BTreeMap::from([(pool, Arc::new(self::pool(backends)))]),
+        providers: BTreeMap::new(),
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),
@@ -213,7 +216,7 @@ impl Config {
     }
 
     pub(super) fn pool(&mut self) -> &mut PoolConfig {
-        self.pools.get_mut(&PoolName::new("app")).expect("pool of the test")
+        Arc::make_mut(self.pools.get_mut(&PoolName::new("app")).expect("pool of the test"))
     }
 }
 

@@ -1,0 +1,60 @@
+//! Where routes come from beside the configuration file.
+//!
+//! One task per provider, owned by [`run`]: a snapshot that leaves a provider's configuration unchanged leaves its task
+//! running. A task moves data: its source is read, a pure function makes a
+//! [`Contribution`](crate::route::Contribution) of it, and its [`Outlet`] carries that to control. A new provider is one
+//! file here and one variant of [`ProviderSource`].
+
+pub mod outlet;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::{ProviderConfig, ProviderSource};
+use crate::route::{ProviderName, ProviderUpdate};
+use crate::snapshot::Snapshot;
+
+use outlet::Outlet;
+
+/// Runs until `shutdown`, or until nobody publishes snapshots any more. Dropping it ends every provider.
+pub async fn run(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    updates: mpsc::Sender<ProviderUpdate>,
+    shutdown: CancellationToken,
+) {
+    let mut running: BTreeMap<ProviderName, (ProviderConfig, AbortOnDropHandle<()>)> = BTreeMap::new();
+    loop {
+        let config = Arc::clone(&snapshots.borrow_and_update().config);
+        let stale = running.extract_if(.., |name, (with, _)| config.providers.get(name) != Some(with));
+        let stale: Vec<_> = stale.map(|(_, (_, task))| task).collect();
+        stale.iter().for_each(AbortOnDropHandle::abort);
+        for task in stale {
+            // Else an old task's last word could come after a new task's first one.
+            let _ = task.await;
+        }
+        for (name, provider) in &config.providers {
+            running.entry(name.clone()).or_insert_with(|| {
+                let outlet = Outlet::new(name, provider, &config.state_dir, updates.clone());
+                let task = tokio::spawn(provide(provider.clone(), outlet));
+                (provider.clone(), AbortOnDropHandle::new(task))
+            });
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = snapshots.changed() => if changed.is_err() { break },
+        }
+    }
+}
+
+async fn provide(config: ProviderConfig, outlet: Outlet) {
+    match &config.source {
+        ProviderSource::Registry(_) => outlet.failed("not yet").await,
+    }
+}
+
+/// Updates that may wait for control.
+pub const UPDATES: usize = 64;
