@@ -81,7 +81,7 @@ impl Pool {
         let mut list = &self.backends;
         let mut rotation = &self.rotation;
         let mut candidates = self.usable(list, &self.config.backends, now);
-        if candidates.is_empty() {
+        if candidates.is_empty() && !(self.config.loop_guard && self.is_backend(client)) {
             list = &self.fallback;
             rotation = &self.fallback_rotation;
             candidates = self.usable(list, &self.config.fallback, now);
@@ -103,6 +103,12 @@ impl Pool {
         let backend = Arc::clone(list.get(index)?);
         let address = backend.next_address(key)?;
         Some(Pick { backend, address })
+    }
+
+    /// Whether the client's address is that of a backend.
+    fn is_backend(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        self.all().any(|backend| backend.addresses().iter().any(|address| address.ip().to_canonical() == client))
     }
 
     /// By the name that logs and verbs use; primaries first.
@@ -190,6 +196,18 @@ mod tests {
         assert_eq!(names(&pool, 10), counts([("spare", 10)]));
         mark(&pool.backends[0], HealthState::Up);
         assert_eq!(names(&pool, 10), counts([("a", 10)]));
+    }
+
+    #[test]
+    fn a_guarded_fallback_is_not_for_clients_that_are_backends_themselves() {
+        let mut config = pool_config([], [backend("spare", 1)]);
+        config.loop_guard = true;
+        let pool = pool(config);
+        assert_eq!(names(&pool, 1), counts([("spare", 1)]));
+        let peer = pool.fallback[0].addresses()[0].ip();
+        assert!(pool.pick(peer, &[], Instant::now()).is_none());
+        let guarded = Pool::new(PoolName::new("web"), pool_config([backend("a", 1)], [backend("spare", 1)]), None);
+        assert_eq!(guarded.pick(peer, &[], Instant::now()).map(|p| p.backend.name.clone()), Some("a".into()));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod checks;
 mod convert;
 mod decode;
 mod defaults;
+mod document;
 mod file;
 mod load;
 mod networks;
@@ -29,6 +30,7 @@ use ipnet::IpNet;
 
 pub(crate) use self::checks::share_a_port;
 pub use self::defaults::STATE_DIR;
+pub use self::document::{decode_yaml, read_yaml};
 pub use self::load::{LoadError, Loaded, load, parse};
 pub use self::networks::Networks;
 pub use self::problems::{Place, Problem, Problems, Severity};
@@ -127,6 +129,7 @@ impl PoolConfig {
             health: None,
             on_down: OnDown::Keep,
             slow_start: defaults::SLOW_START,
+            loop_guard: false,
         }
     }
 }
@@ -183,6 +186,9 @@ pub struct PoolConfig {
     pub on_down: OnDown,
     /// Weight ramps up linearly over this time after a backend returns. Zero: at once.
     pub slow_start: Duration,
+    /// A client that is itself one of the backends came through its own node: it is given to `backends` only, never to
+    /// `fallback`, which may lead back.
+    pub loop_guard: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,6 @@ pub mod last_good;
 pub mod merge;
 mod removal;
 pub mod state;
-mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +24,7 @@ use crate::l4::outcome::EndReason;
 use crate::metrics::Metrics;
 use crate::route::{Applied, ProviderUpdate, RouteName};
 use crate::snapshot::{Generation, Snapshot};
+use crate::watch::{FileWatch, Signature};
 
 pub use compile::compile;
 use contributions::{Contributions, Taken};
@@ -32,14 +32,13 @@ use last_good::LastGood;
 use merge::{Merged, Refused, merge};
 use removal::Removals;
 use state::{ConfigSource, ConfigState, ProviderState, ReloadRequest, Reloaded};
-use watch::{FileWatch, Signature};
 
 /// The one who publishes snapshots.
 #[derive(Debug)]
 pub struct Control {
     path: PathBuf,
-    /// Of the file that was read first.
-    first: Signature,
+    /// Of the file that was read last.
+    seen: Signature,
     metrics: Arc<Metrics>,
     /// As the file says it, without providers.
     file: Config,
@@ -67,7 +66,7 @@ impl Control {
     /// # Errors
     /// The file's problems, if there is no last good one either.
     pub fn start(path: &Path, metrics: Arc<Metrics>) -> Result<Self, LoadError> {
-        let first = Signature::of(path);
+        let seen = Signature::of(path);
         let (file, text, source, last_error) = match config::load(path) {
             Ok(Loaded { config, warnings, text }) => {
                 warn_of(&warnings);
@@ -91,7 +90,7 @@ impl Control {
         let state = ConfigState { path: path.to_owned(), source, loaded_at, last_error, text: text.into() };
         Ok(Self {
             path: path.to_owned(),
-            first,
+            seen,
             metrics,
             file,
             providers: channel::Sender::new(Arc::new(contributions.states())),
@@ -120,7 +119,7 @@ impl Control {
     pub async fn run(mut self, doors: Doors, stop: CancellationToken) -> std::io::Result<()> {
         let Doors { mut requests, mut updates, commands } = doors;
         let mut hangups = signal(SignalKind::hangup())?;
-        let mut file = FileWatch::start(&self.path, self.first);
+        let mut file = FileWatch::start([self.path.as_path()]);
         let mut said = Vec::new();
         loop {
             let drained = self.removals.next();
@@ -131,7 +130,7 @@ impl Control {
                     // Who asked may have gone; the reload counts all the same.
                     let _ = request.done.send(self.reload());
                 }
-                () = file.settled() => drop(self.reload()),
+                () = file.settled() => self.look(&mut file),
                 // What waits together is merged together.
                 1.. = updates.recv_many(&mut said, UPDATES_AT_ONCE) => self.hear(said.drain(..)),
                 () = sleep_until(drained) => self.cut.extend(self.removals.due(clock())),
@@ -146,8 +145,18 @@ impl Control {
         }
     }
 
+    /// Reloads if the file is another than the one that was read last.
+    fn look(&mut self, file: &mut FileWatch) {
+        if Signature::of(&self.path) != self.seen {
+            // Where the link leads may be another directory now.
+            file.follow([self.path.as_path()]);
+            drop(self.reload());
+        }
+    }
+
     /// Loads the file and publishes what changed. The error is what `ingress check` would print.
     pub fn reload(&mut self) -> Result<Reloaded, String> {
+        self.seen = Signature::of(&self.path);
         let result = config::load(&self.path).map_err(|error| error.to_string());
         self.metrics.config_reload(result.is_ok());
         match result {

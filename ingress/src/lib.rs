@@ -15,3 +15,4 @@ pub mod providers;
 pub mod resolve;
 pub mod route;
 pub mod snapshot;
+pub mod watch;

@@ -6,6 +6,7 @@
 //! file here and one variant of [`ProviderSource`].
 
 pub mod outlet;
+mod registry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,8 +52,8 @@ pub async fn run(
 }
 
 async fn provide(config: ProviderConfig, outlet: Outlet) {
-    match &config.source {
-        ProviderSource::Registry(_) => outlet.failed("not yet").await,
+    match config.source.clone() {
+        ProviderSource::Registry(source) => registry::run(config, source, outlet).await,
     }
 }
 

@@ -25,8 +25,10 @@ struct Layer {
 const TABLE: &[Layer] = &[
     Layer { modules: MODEL, may: &[MODEL] },
     Layer { modules: LEAVES, may: &[MODEL] },
-    Layer { modules: &["dataplane", "tls", "health", "control", "vrrp", "resolve"], may: &[MODEL] },
-    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good"]] },
+    Layer { modules: &["dataplane", "tls", "health", "vrrp", "resolve"], may: &[MODEL] },
+    Layer { modules: &["control"], may: &[MODEL, &["watch"]] },
+    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "watch"]] },
+    Layer { modules: &["watch"], may: &[] },
     Layer { modules: &["l7"], may: &[MODEL, &["tls"]] },
     Layer { modules: &["l4"], may: &[MODEL, &["dataplane"]] },
     Layer { modules: &["acme"], may: &[MODEL, &["tls::store", "tls::challenge"]] },

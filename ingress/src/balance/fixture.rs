@@ -37,6 +37,7 @@ pub(crate) fn pool_config(
         health: None,
         on_down: OnDown::Keep,
         slow_start: Duration::ZERO,
+        loop_guard: false,
     }
 }
 

@@ -75,6 +75,7 @@ fn the_smallest_file_gets_all_the_defaults() {
             health: None,
             on_down: OnDown::Keep,
             slow_start: Duration::ZERO,
+            loop_guard: false,
         }
     );
     assert_eq!(config.limits, Limits::default());

@@ -171,6 +171,13 @@ impl Contribution {
         &self.unserved
     }
 
+    /// Whether something that `before` asked for is not asked for any more.
+    pub fn lacks_some_of(&self, before: &Self) -> bool {
+        before.routes.keys().any(|name| !self.routes.contains_key(name))
+            || before.listeners.keys().any(|name| !self.listeners.contains_key(name))
+            || before.http.keys().any(|name| !self.http.contains_key(name))
+    }
+
     /// How many things it asks for, served or not.
     pub fn len(&self) -> usize {
         self.routes.len() + self.listeners.len() + self.http.len() + self.unserved.len()

@@ -61,6 +61,7 @@ pub(super) fn convert_pool(pool: Located<FilePool>, report: &mut Report<'_>) -> 
             FileOnDown::Keep => OnDown::Keep,
         },
         slow_start: slow_start.0,
+        loop_guard: false,
     }
 }
 

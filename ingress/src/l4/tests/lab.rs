@@ -207,6 +207,7 @@ fn pool(backends: &[SocketAddr]) -> PoolConfig {
         health: None,
         on_down: OnDown::Cut,
         slow_start: Duration::ZERO,
+        loop_guard: false,
     }
 }
 
