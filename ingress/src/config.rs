@@ -73,6 +73,37 @@ pub struct ProviderConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderSource {
     Registry(RegistryConfig),
+    File(TraefikConfig),
+    HttpPoll(HttpPollConfig),
+}
+
+/// Traefik's dynamic configuration in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraefikConfig {
+    /// A file or a directory.
+    pub path: PathBuf,
+    pub entry_points: BTreeMap<String, EntryPoint>,
+}
+
+/// Traefik's dynamic configuration from a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpPollConfig {
+    pub url: String,
+    pub interval: Duration,
+    /// For the whole answer.
+    pub timeout: Duration,
+    pub token_file: Option<PathBuf>,
+    /// Trusted instead of the system's certificates.
+    pub ca_file: Option<PathBuf>,
+    pub entry_points: BTreeMap<String, EntryPoint>,
+}
+
+/// What Traefik calls an entry point, in our words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryPoint {
+    Listener(ListenerName),
+    /// A port that takes everything.
+    Open(Vec<SocketAddr>),
 }
 
 /// A YAML file that lists hosts and ports with their backends.
@@ -88,6 +119,8 @@ impl ProviderSource {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Registry(_) => "registry",
+            Self::File(_) => "file",
+            Self::HttpPoll(_) => "http_poll",
         }
     }
 
@@ -95,6 +128,9 @@ impl ProviderSource {
     pub fn place(&self) -> String {
         match self {
             Self::Registry(registry) => registry.path.display().to_string(),
+            Self::File(file) => file.path.display().to_string(),
+            // A query may hold a secret.
+            Self::HttpPoll(poll) => poll.url.split('?').next().unwrap_or_default().to_owned(),
         }
     }
 }

@@ -5,8 +5,11 @@
 //! [`Contribution`](crate::route::Contribution) of it, and its [`Outlet`] carries that to control. A new provider is one
 //! file here and one variant of [`ProviderSource`].
 
+mod file;
+mod http_poll;
 pub mod outlet;
 mod registry;
+pub mod traefik;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,6 +57,8 @@ pub async fn run(
 async fn provide(config: ProviderConfig, outlet: Outlet) {
     match config.source.clone() {
         ProviderSource::Registry(source) => registry::run(config, source, outlet).await,
+        ProviderSource::File(source) => file::run(config, source, outlet).await,
+        ProviderSource::HttpPoll(source) => http_poll::run(config, source, outlet).await,
     }
 }
 

@@ -17,8 +17,8 @@ pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterfac
 use super::decode::{Located, OneOrMany};
 use super::defaults;
 use super::words::{
-    AbsolutePath, Backend, Bind, Count, Device, EnvName, HostHeader, HostName, Ip, Name, Network, Pattern, Ports,
-    SocketPath, Status, Time, UrlPath,
+    AbsolutePath, Backend, Bind, Count, Device, EnvName, HostHeader, HostName, HttpUrl, Ip, Name, Network, Pattern,
+    Ports, SocketPath, Status, Time, UrlPath,
 };
 
 pub(super) type Connections = Count<1, 100_000_000>;
@@ -397,10 +397,14 @@ pub(super) enum FileConnectionLog {
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a provider: a mapping with a key such as `registry`")]
+#[serde(deny_unknown_fields, expecting = "a provider: a mapping with `registry`, `file` or `http_poll`")]
 pub(super) struct FileProvider {
     /// A YAML file that lists hosts and ports with their backends, the same on every node.
     pub(super) registry: Option<Located<FileRegistry>>,
+    /// Traefik's dynamic configuration in files.
+    pub(super) file: Option<Located<FileTraefik>>,
+    /// Traefik's dynamic configuration from a URL that is asked again and again.
+    pub(super) http_poll: Option<Located<FileHttpPoll>>,
     /// Who wins a name that several claim: first the routes of this file, then the provider of the highest priority, then
     /// the first by name.
     #[serde(default = "default_priority")]
@@ -446,6 +450,52 @@ pub(super) struct FileRegistry {
     /// Addresses of this host on which the ports of the registry are opened.
     #[serde(default = "default_registry_bind")]
     pub(super) bind: OneOrMany<Ip>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a mapping with the key `path`")]
+pub(super) struct FileTraefik {
+    /// A YAML or JSON file, or a directory of them. Read again whenever one changes.
+    pub(super) path: AbsolutePath,
+    /// What Traefik's entry points are here, by their name there: a listener, or `{bind: ":6379"}` for a port that takes
+    /// everything. Without this, every route holds on all `tls` listeners.
+    #[serde(default)]
+    pub(super) entry_points: BTreeMap<Name, Located<FileEntryPoint>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a mapping with the key `url`")]
+pub(super) struct FileHttpPoll {
+    /// What to GET; `http://` or `https://`, without user and password.
+    pub(super) url: Located<HttpUrl>,
+    /// From one question to the next; longer while they fail.
+    #[serde(default = "default_poll_interval")]
+    pub(super) interval: Located<Time>,
+    /// For the whole answer.
+    #[serde(default = "default_poll_timeout")]
+    pub(super) timeout: Located<Time>,
+    /// File with the token that is sent as `Authorization: Bearer`. Read at each question.
+    pub(super) token_file: Option<AbsolutePath>,
+    /// File with the certificates (PEM) to trust instead of the system's.
+    pub(super) ca_file: Option<AbsolutePath>,
+    /// What Traefik's entry points are here, by their name there: a listener, or `{bind: ":6379"}` for a port that takes
+    /// everything. Without this, every route holds on all `tls` listeners.
+    #[serde(default)]
+    pub(super) entry_points: BTreeMap<Name, Located<FileEntryPoint>>,
+}
+
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub(super) enum FileEntryPoint {
+    Listener(Name),
+    Open(OpenPort),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OpenPort {
+    /// Address and port, or a list of them.
+    pub(super) bind: OneOrMany<Located<Bind>>,
 }
 
 impl Default for FileDefault {
@@ -521,6 +571,8 @@ default_functions! {
     default_health_fall() -> Count<1, 1000> = Count(defaults::HEALTH_FALL);
     default_health_path() -> UrlPath = UrlPath(defaults::HEALTH_PATH.to_owned());
     default_health_expect() -> OneOrMany<Status> = OneOrMany(vec![Status(defaults::HEALTH_EXPECT)]);
+    default_poll_interval() -> Located<Time> = Located::unwritten(Time(defaults::POLL_INTERVAL));
+    default_poll_timeout() -> Located<Time> = Located::unwritten(Time(defaults::POLL_TIMEOUT));
     default_priority() -> Count<0, 1000> = Count(0);
     default_registry_bind() -> OneOrMany<Ip> = OneOrMany(defaults::ALL_ADDRESSES.map(Ip).to_vec());
     default_admin_http_bind() -> OneOrMany<Located<Bind>> =
@@ -559,6 +611,7 @@ macro_rules! word_or_mapping {
 
 word_or_mapping!(FileDefault, "`reject` or `{pool: name}`", Word, Pool);
 word_or_mapping!(FileOnRemove, "`drain`, `{drain: 30s}` or `cut`", Word, Drain);
+word_or_mapping!(FileEntryPoint, "the name of a listener, or a mapping with the key `bind`", Listener, Open);
 word_or_mapping!(FileLastGood, "`off` or `{max_age: 24h}`", Word, Kept);
 word_or_mapping!(FileProxyProtocol, "`none`, `v1`, `v2` or `{version: v2, tlvs: [...]}`", Word, Full);
 word_or_mapping!(FileBackend, "an address such as 10.0.0.3:8443, or a mapping with the key `address`", Address, Full);

@@ -108,6 +108,7 @@ word!(EnvName(String), "the name of an environment variable such as INGRESS_STAT
 word!(AbsolutePath(PathBuf), "an absolute path", "^/");
 word!(SocketPath(PathBuf), "an absolute path of at most 107 bytes", "^/.{0,106}$");
 word!(UrlPath(String), "a path such as /healthz", "^/[!-~]*$");
+word!(HttpUrl(String), "a URL such as http://10.50.0.1:8081/v1/config", "^https?://[^@ ]+$");
 word!(HostHeader(String), "a host such as app.example.com or app.example.com:8443", "^[!-~]{1,255}$");
 word!(
     /// What the operator calls a listener, pool, route or backend; a label in logs and metrics.
@@ -227,6 +228,22 @@ impl EnvName {
     }
 }
 
+impl HttpUrl {
+    fn parse(word: &str) -> Result<Self, String> {
+        let rest = word.strip_prefix("http://").or_else(|| word.strip_prefix("https://"));
+        let Some(rest) = rest else { return Err(format!("{} does not begin with http:// or https://", quoted(word))) };
+        let host = rest.split(['/', '?']).next().unwrap_or_default();
+        if host.contains('@') {
+            // Not repeated: it is a secret.
+            return Err("the URL holds a user and password; write a `token_file`".to_owned());
+        }
+        if host.is_empty() || rest.contains('#') || !word.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(format!("{} is not a URL such as http://10.50.0.1:8081/v1/config", quoted(word)));
+        }
+        Ok(Self(word.to_owned()))
+    }
+}
+
 impl AbsolutePath {
     fn parse(word: &str) -> Result<Self, String> {
         let path = Path::new(word);
@@ -309,7 +326,7 @@ macro_rules! display_inner {
         }
     )*};
 }
-display_inner!(Network, Pattern, HostName, Device, EnvName, UrlPath, HostHeader, Name);
+display_inner!(Network, Pattern, HostName, Device, EnvName, UrlPath, HttpUrl, HostHeader, Name);
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,26 +1,41 @@
 //! Providers: where further routes come from.
 
+use std::collections::BTreeMap;
+
 use super::{convert_on_remove, pool};
 use crate::config::decode::{At, Located};
-use crate::config::file::{FileLastGood, FileOnDown, FileProvider, FileRegistry, KeptFor, LastGoodWord};
+use crate::config::file::{
+    FileEntryPoint, FileHttpPoll, FileLastGood, FileOnDown, FileProvider, FileRegistry, FileTraefik, KeptFor,
+    LastGoodWord, OpenPort,
+};
 use crate::config::report::Report;
-use crate::config::{OnDown, ProviderConfig, ProviderSource, RegistryConfig};
+use crate::config::words::Name;
+use crate::config::{
+    EntryPoint, HttpPollConfig, OnDown, ProviderConfig, ProviderSource, RegistryConfig, TraefikConfig,
+};
+use crate::route::ListenerName;
 
 pub(super) fn convert_provider(provider: Located<FileProvider>, report: &mut Report<'_>) -> ProviderConfig {
     let Located { node, value } = provider;
-    let FileProvider { registry, priority, last_good, on_remove, on_down, health } = value;
-    let sources = [registry.map(|registry| convert_registry(registry.value))];
-    let mut sources = sources.into_iter().flatten();
-    let source = sources.next();
-    let written = ["registry"].into_iter().filter(|key| report.tree.child(node, key).is_some()).count();
-    if written == 0 {
-        report.error(At::Value(node), "this provider has no source; write `registry: {path: ...}`", None);
-    } else if written > 1 {
-        report.error(At::Value(node), "a provider has one source; write each under a name of its own", None);
+    let FileProvider { registry, file, http_poll, priority, last_good, on_remove, on_down, health } = value;
+    let sources = [
+        registry.map(|registry| convert_registry(registry.value)),
+        file.map(|file| convert_file(file.value, report)),
+        http_poll.map(|poll| convert_http_poll(poll.value, report)),
+    ];
+    let written: Vec<_> = SOURCES.into_iter().filter(|key| report.tree.child(node, key).is_some()).collect();
+    match written.as_slice() {
+        [_] => {}
+        [] => {
+            report.error(At::Value(node), "this provider has no source; write one of registry, file, http_poll", None)
+        }
+        [_, second, ..] => {
+            report.refuse_key(node, second, "a provider has one source; write each under a name of its own");
+        }
     }
     ProviderConfig {
         // Stands in for one that was refused; nothing sees it then.
-        source: source.unwrap_or_else(|| {
+        source: sources.into_iter().flatten().next().unwrap_or_else(|| {
             ProviderSource::Registry(RegistryConfig { path: "/nonexistent".into(), bind: Vec::new() })
         }),
         priority: priority.0,
@@ -41,3 +56,46 @@ fn convert_registry(registry: FileRegistry) -> ProviderSource {
     let FileRegistry { path, bind } = registry;
     ProviderSource::Registry(RegistryConfig { path: path.0, bind: bind.0.into_iter().map(|ip| ip.0).collect() })
 }
+
+fn convert_file(file: FileTraefik, report: &mut Report<'_>) -> ProviderSource {
+    let FileTraefik { path, entry_points } = file;
+    let entry_points = convert_entry_points(entry_points, report);
+    ProviderSource::File(TraefikConfig { path: path.0, entry_points })
+}
+
+fn convert_http_poll(poll: FileHttpPoll, report: &mut Report<'_>) -> ProviderSource {
+    let FileHttpPoll { url, interval, timeout, token_file, ca_file, entry_points } = poll;
+    if ca_file.is_some() && url.value.0.starts_with("http://") {
+        report.error(At::Value(url.node), "`ca_file` has no meaning without https://", None);
+    }
+    ProviderSource::HttpPoll(HttpPollConfig {
+        url: url.value.0,
+        interval: report.positive(&interval),
+        timeout: report.positive(&timeout),
+        token_file: token_file.map(|file| file.0),
+        ca_file: ca_file.map(|file| file.0),
+        entry_points: convert_entry_points(entry_points, report),
+    })
+}
+
+fn convert_entry_points(
+    entry_points: BTreeMap<Name, Located<FileEntryPoint>>,
+    report: &mut Report<'_>,
+) -> BTreeMap<String, EntryPoint> {
+    let convert = |(name, Located { node, value }): (Name, Located<FileEntryPoint>)| {
+        let entry_point = match value {
+            FileEntryPoint::Listener(listener) => {
+                let listener = Located { node, value: listener };
+                report.refer_listener(&listener);
+                EntryPoint::Listener(ListenerName::new(listener.value.0))
+            }
+            FileEntryPoint::Open(OpenPort { bind }) => {
+                EntryPoint::Open(bind.0.into_iter().flat_map(|bind| bind.value.0).collect())
+            }
+        };
+        (name.0, entry_point)
+    };
+    entry_points.into_iter().map(convert).collect()
+}
+
+const SOURCES: [&str; 3] = ["registry", "file", "http_poll"];
