@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod http;
+pub mod routes;
 pub mod routing;
 pub mod socket;
 pub mod stats_page;

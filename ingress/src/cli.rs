@@ -7,6 +7,7 @@ mod client;
 mod flows;
 mod local;
 mod pools;
+mod routes;
 mod status;
 mod text;
 
@@ -67,6 +68,8 @@ enum Verb {
     Flows(Box<flows::FlowsArgs>),
     /// Show pools and their backends
     Pools,
+    /// Show what is routed where, who said so, and what is not served and why
+    Routes(routes::RoutesArgs),
     /// Load the configuration again; a bad one changes nothing
     Reload,
     /// Remove everything that is pinned or attached in the kernel; connections that run there end
@@ -112,6 +115,7 @@ pub fn main(starts: Starts) -> ExitCode {
         Verb::Status => ask(&global).and_then(|daemon| status::show(&daemon, &global, &mut out)),
         Verb::Flows(args) => flows::run(*args, &global, &mut out),
         Verb::Pools => ask(&global).and_then(|daemon| pools::show(&daemon, &global, &mut out)),
+        Verb::Routes(args) => ask(&global).and_then(|daemon| routes::show(args, &daemon, &global, &mut out)),
         Verb::Reload => ask(&global).and_then(|daemon| reload(&daemon, &global, &mut out)),
     };
     let flushed = out.flush().map_err(Failure::from);

@@ -7,6 +7,7 @@ pub mod bpffs;
 pub mod bulk;
 pub mod certs;
 pub mod client;
+pub mod control_plane;
 pub mod counters;
 pub mod distance;
 pub mod forge;

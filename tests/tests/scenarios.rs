@@ -19,4 +19,6 @@ mod scenarios {
     mod s1_reload;
     mod s1_survival;
     mod s1_transfer;
+    mod s2_polling;
+    mod s4_registry;
 }

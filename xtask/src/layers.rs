@@ -12,7 +12,8 @@ use crate::step;
 /// Pure: no sockets, tasks or clock.
 const MODEL: &[&str] = &["config", "route", "snapshot", "balance", "flow"];
 /// Codecs and plain data inside of modules: pure, so that any module may use them.
-const LEAVES: &[&str] = &["l4::client_hello", "l4::proxy_header", "l4::reader", "l4::outcome", "dataplane::view", "providers::traefik"];
+const LEAVES: &[&str] =
+    &["l4::client_hello", "l4::proxy_header", "l4::reader", "l4::outcome", "dataplane::view", "providers::traefik"];
 /// Where everyone counts.
 const COUNTERS: &str = "metrics";
 

@@ -6,6 +6,7 @@
 //! | `GET /v1/flows?filter` | [`FlowList`] |
 //! | `POST /v1/flows/kill` with [`FlowQuery`] | [`Killed`] |
 //! | `GET /v1/pools` | a list of [`PoolView`](crate::balance::PoolView) |
+//! | `POST /v1/routes` with [`RoutesQuery`] | a list of [`RouteView`] |
 //! | `POST /v1/reload` | [`Reloaded`](super::Reloaded), or 422 and why not |
 //! | `GET /v1/config` | the YAML in use |
 //! | `GET /metrics` | as on TCP |
@@ -22,6 +23,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::routes::{RouteView, RoutesQuery};
 use super::{Admin, ReloadRequest, Reloaded, http};
 use crate::flow::{FlowCommand, FlowFilter, FlowView};
 use crate::l4::outcome::EndReason;
@@ -83,6 +85,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/flows/kill", post(kill))
         .route("/v1/pools", get(pools))
+        .route("/v1/routes", post(routes))
         .route("/v1/reload", post(reload))
         .route("/v1/config", get(config))
         .route("/metrics", get(http::metrics))
@@ -96,6 +99,14 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<super::Status> {
 
 async fn pools(State(admin): State<Arc<Admin>>) -> Answer<Vec<crate::balance::PoolView>> {
     Ok(Json(admin.read(Admin::pools).await?))
+}
+
+async fn routes(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Json<RoutesQuery>, JsonRejection>,
+) -> Answer<Vec<RouteView>> {
+    let Json(query) = query?;
+    Ok(Json(tokio::task::spawn_blocking(move || admin.routes(&query)).await?))
 }
 
 async fn flows(State(admin): State<Arc<Admin>>, query: Result<Query<FlowQuery>, QueryRejection>) -> Answer<FlowList> {

@@ -24,6 +24,9 @@ pub const MAX_RECEIVED: usize = MAX_HELLO + 1024 * RECORD_HEADER;
 /// A TLS record of type alert (21), version 3.3, two bytes long: level fatal (2), description `unrecognized_name` (112).
 pub const UNRECOGNIZED_NAME_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
+/// A fatal `internal_error` (RFC 8446 section 6.2).
+pub const INTERNAL_ERROR_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+
 /// What the bytes that were received so far are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

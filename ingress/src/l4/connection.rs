@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Plane;
-use super::client_hello::UNRECOGNIZED_NAME_ALERT;
+use super::client_hello::{INTERNAL_ERROR_ALERT, UNRECOGNIZED_NAME_ALERT};
 use super::connect::{self, BackendSocket};
 use super::handoff::{self, Handoff, HandoffOutcome, Wire};
 use super::limits::ListenerLimits;
@@ -132,7 +132,9 @@ async fn prepare(
     let (route, pool) = match destination(&snapshot, &entrance.name, listener, &opening) {
         Ok(destination) => destination,
         Err(refusal) => {
-            reject(&mut client).await;
+            // Nobody should remember that a name does not exist while it is not known yet.
+            let alert = if refusal == Refusal::NoRoutesYet { INTERNAL_ERROR_ALERT } else { UNRECOGNIZED_NAME_ALERT };
+            reject(&mut client, alert).await;
             return Err(refusal);
         }
     };
@@ -189,6 +191,7 @@ fn destination<'a>(
             match (sni.and_then(|sni| snapshot.routes.by_sni(name, sni)), default) {
                 (Some(target), _) => (Some(target.route.clone()), &target.pool),
                 (None, DefaultRoute::Pool(pool)) => (None, pool),
+                (None, DefaultRoute::Reject) if !snapshot.awaited.is_empty() => return Err(Refusal::NoRoutesYet),
                 (None, DefaultRoute::Reject) if sni.is_some() => return Err(Refusal::UnknownSni),
                 (None, DefaultRoute::Reject) => return Err(Refusal::NoSni),
             }
@@ -255,11 +258,11 @@ async fn relay(plane: &Plane, kept: Kept, begun: Instant) {
     plane.ends.record(&end, told);
 }
 
-/// Tells a client that nobody here answers to that name, and waits until it had a chance to read it: closing a socket with
+/// Tells a client that nobody here answers to that name, or cannot tell, and waits until it had a chance to read it: closing a socket with
 /// unread data would send a reset that overtakes the alert.
-async fn reject(client: &mut TcpStream) {
+async fn reject(client: &mut TcpStream, alert: [u8; 7]) {
     let telling = async {
-        client.write_all(&UNRECOGNIZED_NAME_ALERT).await?;
+        client.write_all(&alert).await?;
         client.shutdown().await?;
         tokio::io::copy(&mut client.take(REJECTED_READ), &mut tokio::io::sink()).await
     };

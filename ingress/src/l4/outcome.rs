@@ -34,6 +34,8 @@ reasons! {
     Refusal {
         /// A SNI that no route claims, default `reject`.
         UnknownSni => "unknown_sni",
+        /// The same, while a provider has not said anything yet: it may be known in a moment.
+        NoRoutesYet => "no_routes_yet",
         /// A ClientHello without SNI, default `reject`.
         NoSni => "no_sni",
         /// The first bytes are not a TLS ClientHello.

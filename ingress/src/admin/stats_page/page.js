@@ -14,7 +14,7 @@ const WORDS = {
   mtu: "segments do not fit the other leg", half_closed: "one side had closed", out_of_order: "data out of order",
   server_first: "the backend spoke first",
   window: "beyond the backend's window", full: "all kernel slots taken", ports: "no free source port",
-  error: "a system call failed", unknown_sni: "no route for this name", no_sni: "no server name", not_tls: "not TLS",
+  error: "a system call failed", unknown_sni: "no route for this name", no_routes_yet: "a provider has not spoken yet", no_sni: "no server name", not_tls: "not TLS",
   hello_timeout: "ClientHello took too long", hello_too_large: "ClientHello above 64 KiB",
   hello_eof: "client left before its ClientHello", listener_limit: "listener is full", source_limit: "too many from one client",
   global_limit: "limit over all listeners", bad_proxy_header: "PROXY header invalid",
