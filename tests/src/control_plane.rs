@@ -188,9 +188,8 @@ fn read(stream: &TcpStream) -> std::io::Result<Question> {
 fn wait_for_its_end(stream: &mut TcpStream, stopped: &AtomicBool) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_millis(20)))?;
     while !stopped.load(Ordering::Relaxed) {
-        match stream.read(&mut [0]) {
-            Ok(0) => break,
-            Ok(_) | Err(_) => {}
+        if matches!(stream.read(&mut [0]), Ok(0)) {
+            break;
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::socket::{self, Binding};
+use super::socket::{self, Binding, Paths};
 use super::worker::{Listen, Workers};
 use crate::config::{Config, ListenerProtocol};
 use crate::dataplane::Kernel;
@@ -133,13 +133,15 @@ impl Listeners {
 
     /// Keeps the announced MSS within the narrowest path behind each listener.
     fn size_segments(&mut self, snapshot: &Snapshot) {
+        let mut paths = Paths::default();
         for (wanted, bound) in &mut self.bound {
             let Some(listener) = snapshot.config.listeners.get(&wanted.listener) else { continue };
-            let pools = snapshot.pools.values().filter(|pool| match &listener.protocol {
-                ListenerProtocol::Tcp { pool: only } => pool.name == *only,
-                ListenerProtocol::Tls { .. } => true,
-            });
-            let segment = socket::largest_segment(pools.flat_map(|pool| pool.all()).flat_map(|b| b.addresses()));
+            let pools: Vec<_> = match &listener.protocol {
+                ListenerProtocol::Tcp { pool } => snapshot.pools.get(pool).into_iter().collect(),
+                ListenerProtocol::Tls { .. } => snapshot.pools.values().collect(),
+            };
+            let segment =
+                paths.largest_segment(pools.into_iter().flat_map(|pool| pool.all()).flat_map(|b| b.addresses()));
             if segment == bound.segment {
                 continue;
             }

@@ -1,7 +1,8 @@
 //! Listening sockets: one per worker and address, created together.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -62,16 +63,23 @@ fn open(binding: &Binding) -> io::Result<Socket> {
 /// Connections that wait for `accept`. The kernel caps it at `net.core.somaxconn`, 4096 on Debian.
 const BACKLOG: i32 = 4096;
 
-/// The largest MSS that connections towards `backends` can keep on every path (RFC 9293 section 3.7.1: MTU less 40). `None`:
-/// no path is known to be narrower than what the kernel would announce anyway.
-///
-/// A client sizes its segments by our SYN-ACK, and a spliced segment is never cut: it must fit the backend's path whole.
-pub(super) fn largest_segment(backends: impl Iterator<Item = SocketAddr>) -> Option<u32> {
-    const HEADERS: u32 = 40;
-    /// The kernel takes 88 to 32767 (`TCP_MIN_MSS`, `MAX_TCP_WINDOW`).
-    const KERNEL_RANGE: (u32, u32) = (88, 32_767);
-    let narrowest = backends.filter_map(|backend| path_mtu(backend).ok()).min()?;
-    Some(narrowest.saturating_sub(HEADERS).clamp(KERNEL_RANGE.0, KERNEL_RANGE.1))
+/// What the kernel knows of the paths to backends, each host asked for once: many backends are few hosts.
+#[derive(Debug, Default)]
+pub(super) struct Paths(HashMap<IpAddr, Option<u32>>);
+
+impl Paths {
+    /// The largest MSS that connections towards `backends` can keep on every path (RFC 9293 section 3.7.1: MTU less 40).
+    /// `None`: no path is known to be narrower than what the kernel would announce anyway.
+    ///
+    /// A client sizes its segments by our SYN-ACK, and a spliced segment is never cut: it must fit the backend's path whole.
+    pub(super) fn largest_segment(&mut self, backends: impl Iterator<Item = SocketAddr>) -> Option<u32> {
+        const HEADERS: u32 = 40;
+        /// The kernel takes 88 to 32767 (`TCP_MIN_MSS`, `MAX_TCP_WINDOW`).
+        const KERNEL_RANGE: (u32, u32) = (88, 32_767);
+        let mtu = |backend: SocketAddr| *self.0.entry(backend.ip()).or_insert_with(|| path_mtu(backend).ok());
+        let narrowest = backends.filter_map(mtu).min()?;
+        Some(narrowest.saturating_sub(HEADERS).clamp(KERNEL_RANGE.0, KERNEL_RANGE.1))
+    }
 }
 
 /// What the kernel knows of the path to `backend`; asks nobody on the network.

@@ -9,7 +9,7 @@ mod document;
 mod files;
 mod local;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{ProviderConfig, RegistryConfig};
@@ -45,14 +45,14 @@ pub(super) async fn run(config: ProviderConfig, registry: RegistryConfig, mut ou
 
 /// One look at the files; `None`: nothing that counts is other than before.
 async fn look(
-    path: &PathBuf,
+    path: &Path,
     settings: &Settings,
     outlet: &mut Outlet,
     watch: &mut FileWatch,
     seen: Option<&Seen>,
 ) -> Option<Seen> {
     let local = LocalAddresses::of_this_host();
-    let files = Files::read(path.clone()).await;
+    let files = Files::read(path.to_owned()).await;
     watch.follow(files.watched.iter().map(PathBuf::as_path));
     let signature = files.signature;
     let is_news = seen.is_none_or(|seen| seen.signature != signature || seen.local != local);
@@ -81,7 +81,7 @@ async fn look(
     // Whoever writes in place may be half through: what is missing may still come.
     if before.as_ref().is_some_and(|before| contribution.lacks_some_of(before)) {
         tokio::time::sleep(STILL).await;
-        if Files::read(path.clone()).await.signature != signature {
+        if Files::read(path.to_owned()).await.signature != signature {
             return None;
         }
     }
