@@ -27,7 +27,8 @@ use crate::flow::{FlowCommand, FlowView};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 
-pub use crate::control::state::{ConfigSource, ConfigState, ProviderState, ReloadRequest, Reloaded};
+pub use crate::control::state::{Changes, ConfigSource, ConfigState, ProviderState, ReloadRequest, Reloaded};
+pub use api::PreviewQuery;
 pub use routing::ProviderStatus;
 pub use socket::AdminSocket;
 pub use status::{HttpStatus, ListenerStatus, Status};
@@ -48,6 +49,9 @@ pub trait ListenersView: Send + Sync + 'static {
     fn listeners(&self) -> Vec<ListenerStatus>;
 }
 
+/// Says what would change. It may read files; admin makes the call off the async threads.
+pub type Preview = Box<dyn Fn(PreviewQuery) -> Result<Changes, String> + Send + Sync>;
+
 /// Everything that admin reads from, and the two channels that it may write to.
 pub struct Sources {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -59,6 +63,7 @@ pub struct Sources {
     pub providers: watch::Receiver<Arc<Vec<ProviderState>>>,
     pub commands: mpsc::Sender<FlowCommand>,
     pub reload: mpsc::Sender<ReloadRequest>,
+    pub preview: Preview,
     /// Cancelled when the daemon takes no new connections: `/readyz` says so.
     pub draining: CancellationToken,
 }

@@ -4,6 +4,7 @@
 //! Exit codes: 0 fine, 1 it failed while running, 2 the configuration or the command line is wrong.
 
 mod client;
+mod diff;
 mod flows;
 mod local;
 mod pools;
@@ -70,6 +71,8 @@ enum Verb {
     Pools,
     /// Show what is routed where, who said so, and what is not served and why
     Routes(routes::RoutesArgs),
+    /// Show what would change, and change nothing: the file as it is now, or what a provider would say
+    Diff(diff::DiffArgs),
     /// Load the configuration again; a bad one changes nothing
     Reload,
     /// Remove everything that is pinned or attached in the kernel; connections that run there end
@@ -116,6 +119,7 @@ pub fn main(starts: Starts) -> ExitCode {
         Verb::Flows(args) => flows::run(*args, &global, &mut out),
         Verb::Pools => ask(&global).and_then(|daemon| pools::show(&daemon, &global, &mut out)),
         Verb::Routes(args) => ask(&global).and_then(|daemon| routes::show(args, &daemon, &global, &mut out)),
+        Verb::Diff(args) => ask(&global).and_then(|daemon| diff::show(args, &daemon, &global, &mut out)),
         Verb::Reload => ask(&global).and_then(|daemon| reload(&daemon, &global, &mut out)),
     };
     let flushed = out.flush().map_err(Failure::from);

@@ -3,6 +3,7 @@
 //! A file that is broken changes nothing but [`ConfigState::last_error`], a provider that fails nothing but its own
 //! [`ProviderState`]; what did not change in meaning publishes nothing. [`Control::run`] is one task and the only publisher.
 
+mod changes;
 mod compile;
 mod contributions;
 pub mod last_good;
@@ -26,6 +27,7 @@ use crate::route::{Applied, ProviderUpdate, RouteName};
 use crate::snapshot::{Generation, Snapshot};
 use crate::watch::{FileWatch, Signature};
 
+pub use changes::preview;
 pub use compile::compile;
 use contributions::{Contributions, Taken};
 use last_good::LastGood;

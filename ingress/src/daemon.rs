@@ -122,10 +122,11 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
         kernel: Arc::new(kernel.clone()),
         connections: plane.relays.clone(),
         listeners: Arc::new(states),
-        config: config_state,
-        providers: provider_states,
+        config: config_state.clone(),
+        providers: provider_states.clone(),
         commands: commands.clone(),
         reload,
+        preview: views::preview(snapshots.clone(), config_state.clone(), provider_states.clone()),
         draining: draining.clone(),
     });
     match AdminSocket::bind(&config.admin.socket) {

@@ -12,6 +12,7 @@ mod registry;
 pub mod traefik;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{ProviderConfig, ProviderSource};
-use crate::route::{ProviderName, ProviderUpdate};
+use crate::route::{Contribution, ProviderName, ProviderUpdate};
 use crate::snapshot::Snapshot;
 
 use outlet::Outlet;
@@ -59,6 +60,19 @@ async fn provide(config: ProviderConfig, outlet: Outlet) {
         ProviderSource::Registry(source) => registry::run(config, source, outlet).await,
         ProviderSource::File(source) => file::run(config, source, outlet).await,
         ProviderSource::HttpPoll(source) => http_poll::run(config, source, outlet).await,
+    }
+}
+
+/// What a provider would say if its source were what stands at `path`. Reads files, and blocks meanwhile.
+///
+/// # Errors
+/// What is wrong with it, as the provider would report it.
+pub fn preview(name: &ProviderName, config: &ProviderConfig, path: &Path) -> Result<Contribution, String> {
+    let contribution = Contribution::new(name, config.on_remove);
+    match &config.source {
+        ProviderSource::Registry(source) => registry::preview(config, source, path, contribution),
+        ProviderSource::File(source) => file::preview(config, &source.entry_points, path, contribution),
+        ProviderSource::HttpPoll(source) => file::preview(config, &source.entry_points, path, contribution),
     }
 }
 

@@ -7,11 +7,13 @@
 //! | `POST /v1/flows/kill` with [`FlowQuery`] | [`Killed`] |
 //! | `GET /v1/pools` | a list of [`PoolView`](crate::balance::PoolView) |
 //! | `POST /v1/routes` with [`RoutesQuery`] | a list of [`RouteView`] |
+//! | `POST /v1/preview` with [`PreviewQuery`] | [`Changes`], or 422 and why not |
 //! | `POST /v1/reload` | [`Reloaded`](super::Reloaded), or 422 and why not |
 //! | `GET /v1/config` | the YAML in use |
 //! | `GET /metrics` | as on TCP |
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -24,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::routes::{RouteView, RoutesQuery};
-use super::{Admin, ReloadRequest, Reloaded, http};
+use super::{Admin, Changes, ReloadRequest, Reloaded, http};
 use crate::flow::{FlowCommand, FlowFilter, FlowView};
 use crate::l4::outcome::EndReason;
 
@@ -54,6 +56,17 @@ pub struct FlowQuery {
     /// Of a kill: an empty filter is meant.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+}
+
+/// What would change if: the configuration file as it is now, or another word of one provider.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PreviewQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// Needed with `provider`: where its word stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,6 +99,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/flows/kill", post(kill))
         .route("/v1/pools", get(pools))
         .route("/v1/routes", post(routes))
+        .route("/v1/preview", post(preview))
         .route("/v1/reload", post(reload))
         .route("/v1/config", get(config))
         .route("/metrics", get(http::metrics))
@@ -138,6 +152,12 @@ async fn kill(State(admin): State<Arc<Admin>>, query: Result<Json<FlowQuery>, Js
     let command = FlowCommand::Cut { filter, reason: EndReason::Killed, done: Some(done) };
     admin.sources.commands.send(command).await.map_err(|_| stopping())?;
     Ok(Json(Killed { killed: killed.await.map_err(|_| stopping())? }))
+}
+
+async fn preview(State(admin): State<Arc<Admin>>, query: Result<Json<PreviewQuery>, JsonRejection>) -> Answer<Changes> {
+    let Json(query) = query?;
+    let changes = tokio::task::spawn_blocking(move || (admin.sources.preview)(query)).await?;
+    changes.map(Json).map_err(|why| ApiError(StatusCode::UNPROCESSABLE_ENTITY, why))
 }
 
 async fn reload(State(admin): State<Arc<Admin>>) -> Answer<Reloaded> {

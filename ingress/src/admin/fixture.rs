@@ -63,6 +63,7 @@ impl Daemon {
             providers,
             commands: commands_tx,
             reload: reload_tx,
+            preview: Box::new(|_| Ok(crate::control::state::Changes::default())),
             draining: draining.clone(),
         });
         let dir = tempfile::tempdir().expect("temporary directory");

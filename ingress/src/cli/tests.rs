@@ -6,7 +6,9 @@ use clap::error::ErrorKind;
 use super::*;
 use crate::admin::api::FlowList;
 use crate::admin::fixture::{Daemon, flow};
+use crate::admin::routes::RouteView;
 use crate::admin::status::Status;
+use crate::control::state::{Change, Changes};
 use crate::flow::FlowCommand;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -207,4 +209,61 @@ fn check_says_what_is_wrong_for_people_and_for_programs() {
     let json: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
     assert_eq!(json["ok"], false);
     assert_eq!(json["problems"][0]["line"], 1, "{json}");
+}
+
+#[test]
+fn routes_name_what_is_served_and_what_is_not() {
+    let view = |matches: &str, why: Option<&str>| RouteView {
+        matches: matches.into(),
+        kind: "sni".into(),
+        route: format!("{matches}@nodes"),
+        provider: "nodes".into(),
+        listeners: vec![],
+        pool: Some("app@nodes".into()),
+        up: Some(2),
+        state: if why.is_some() { "conflict" } else { "served" }.into(),
+        why: why.map(str::to_owned),
+    };
+    let mut out = Vec::new();
+    let list = [view("a.example.com", None), view("b.example.com", Some("b.example.com belongs to route b"))];
+    routes::write(&mut out, &list).expect("a Vec takes all");
+    let expected = "\
+FOR            KIND  ROUTE                LISTENERS  POOL       UP  PROVIDER
+a.example.com  sni   a.example.com@nodes  all        app@nodes   2  nodes
+
+not served: 1 item
+  nodes: b.example.com@nodes b.example.com: b.example.com belongs to route b
+";
+    assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
+}
+
+#[test]
+fn a_dry_run_marks_what_comes_what_goes_and_what_changes() {
+    let change = |before: Option<&str>, after: Option<&str>| Change {
+        what: "pool".into(),
+        name: "app".into(),
+        before: before.map(str::to_owned),
+        after: after.map(str::to_owned),
+    };
+    let changes = Changes {
+        changes: vec![
+            change(Some("a"), None),
+            change(None, Some("b")),
+            change(Some("a"), Some("b")),
+            change(Some("a"), Some("a")),
+        ],
+        unserved: vec!["tcp router x: no".into()],
+        warnings: vec![],
+    };
+    let mut out = Vec::new();
+    diff::write(&mut out, &changes).expect("a Vec takes all");
+    let expected = "\
+- pool app: a
++ pool app: b
+~ pool app: a  =>  b
+~ pool app: other settings
+not served: tcp router x: no
+4 changes would take effect; nothing was changed
+";
+    assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
 }

@@ -39,6 +39,28 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
+/// What would change, were the configuration another one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    pub changes: Vec<Change>,
+    /// What would not be served, and why.
+    pub unserved: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// One thing that comes, goes or changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// `route`, `listener`, `pool`, or a section of the configuration.
+    pub what: String,
+    /// Empty for a section.
+    pub name: String,
+    /// `None`: it is new.
+    pub before: Option<String>,
+    /// `None`: it goes. Equal to `before` where only settings change that have no word here.
+    pub after: Option<String>,
+}
+
 /// What one provider said last, and how it is doing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProviderState {

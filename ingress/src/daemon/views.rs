@@ -1,14 +1,45 @@
 //! What admin sees of the traffic plane, in admin's words.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::admin::{ConnectionsView, KernelView, ListenerStatus, ListenersView};
+use tokio::sync::watch;
+
+use crate::admin::{
+    ConfigState, ConnectionsView, KernelView, ListenerStatus, ListenersView, Preview, PreviewQuery, ProviderState,
+};
 use crate::dataplane::{Kernel, KernelStatus};
 use crate::flow::FlowView;
 use crate::l4::listener::{ListenerState, ListenerStates};
 use crate::l4::relays::Relays;
 use crate::metrics::ListenerCounts;
+use crate::route::ProviderName;
+use crate::snapshot::Snapshot;
+use crate::{control, providers};
+
+/// What would change, by the code that would change it.
+pub(super) fn preview(
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    config: watch::Receiver<ConfigState>,
+    providers: watch::Receiver<Arc<Vec<ProviderState>>>,
+) -> Preview {
+    Box::new(move |PreviewQuery { provider, from }| {
+        let (current, states) = (snapshots.borrow().clone(), providers.borrow().clone());
+        let said = match (provider, from) {
+            (Some(name), Some(from)) => {
+                let name = ProviderName::new(name);
+                let provider = current.config.providers.get(&name);
+                let provider = provider.ok_or_else(|| format!("there is no provider {name} in use"))?;
+                Some(providers::preview(&name, provider, &from)?)
+            }
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => return Err("`provider` and `from` belong together".to_owned()),
+        };
+        let path = config.borrow().path.clone();
+        control::preview(&path, &current, &states, said)
+    })
+}
 
 impl KernelView for Kernel {
     fn status(&self) -> KernelStatus {

@@ -3,10 +3,11 @@
 //! A set of files with one that cannot be read is refused as a whole: it may be half written. One that takes routes away
 //! has to lie still for a moment first.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{ProviderConfig, TraefikConfig, read_yaml};
+use crate::config::{EntryPoint, ProviderConfig, TraefikConfig, read_yaml};
 use crate::route::Contribution;
 use crate::watch::{FileWatch, Signature};
 
@@ -58,6 +59,19 @@ pub(super) async fn run(config: ProviderConfig, file: TraefikConfig, mut outlet:
         seen = Some(signature);
         watch.settled().await;
     }
+}
+
+/// What the files at `path` would say, or an answer that was put into a file.
+pub(super) fn preview(
+    config: &ProviderConfig,
+    entry_points: &BTreeMap<String, EntryPoint>,
+    path: &Path,
+    contribution: Contribution,
+) -> Result<Contribution, String> {
+    let (entry_points, health) = (entry_points.clone(), config.health.clone());
+    let settings = Settings { entry_points, health, on_down: config.on_down };
+    let texts = files(path)?.into_iter().map(|file| Ok((file.clone(), text(&file)?))).collect::<Result<_, String>>()?;
+    compile(&texts, &settings, contribution)
 }
 
 fn compile(texts: &Texts, settings: &Settings, contribution: Contribution) -> Result<Contribution, String> {

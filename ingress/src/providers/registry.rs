@@ -43,6 +43,18 @@ pub(super) async fn run(config: ProviderConfig, registry: RegistryConfig, mut ou
     }
 }
 
+/// What the registry at `path` would say.
+pub(super) fn preview(
+    config: &ProviderConfig,
+    registry: &RegistryConfig,
+    path: &Path,
+    contribution: Contribution,
+) -> Result<Contribution, String> {
+    let (bind, health) = (registry.bind.clone(), config.health.clone());
+    let settings = Settings { bind, health, on_down: config.on_down };
+    compile(&files::read(path).texts?, &LocalAddresses::of_this_host(), &settings, contribution)
+}
+
 /// One look at the files; `None`: nothing that counts is other than before.
 async fn look(
     path: &Path,

@@ -208,6 +208,38 @@ fn a_backend_on_this_node_goes_first_and_its_peer_stands_in() -> Result<()> {
 }
 
 #[test]
+fn a_dry_run_says_what_would_change_and_changes_nothing() -> Result<()> {
+    require!();
+    let s4 = S4::start()?;
+    let at = [s4.backend(0).socket(7001)];
+    s4.write(&registry(&[service("first", 6001, &at), service("old", 6003, &at)]))?;
+    let node = s4.lab.node_with(s4.config())?;
+    let generation = node.status()?["config"]["generation"].clone();
+
+    let candidate = s4.dir.path().join("candidate.yaml");
+    let moved = [s4.backend(1).socket(7001)];
+    std::fs::write(&candidate, registry(&[service("first", 6001, &moved), service("taken", 443, &at)]))?;
+    let candidate = candidate.display().to_string();
+    let words = ["diff", "--provider", "nodes", "--from", &candidate];
+    let text = node.verb(&words)?;
+    for line in [
+        "- listener old@nodes: [::]:6003 0.0.0.0:6003",
+        "~ pool first@nodes: none, then 172.24.0.3:7001  =>  none, then 172.24.0.4:7001",
+        "not served: port taken@nodes: 0.0.0.0:443 belongs to listener tls",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
+    }
+    std::fs::write(&candidate, "version: 1\n")?;
+    let refused = node.output(&words)?;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("lists nothing"));
+
+    assert_eq!(node.verb(&["diff"])?, "nothing would change\n");
+    assert_eq!(node.status()?["config"]["generation"], generation, "nothing of this was taken");
+    Ok(())
+}
+
+#[test]
 fn two_nodes_that_name_each_other_do_not_pass_a_connection_round() -> Result<()> {
     require!();
     let s4 = S4::start()?;

@@ -33,7 +33,8 @@ impl Files {
     }
 }
 
-fn read(path: &Path) -> Files {
+/// Blocks while the disk is slow.
+pub(super) fn read(path: &Path) -> Files {
     // Taken before the texts: a file that changes while it is read is other than its signature, and is read again.
     let mut signed = vec![path.to_owned()];
     let mut before = Signature::of(path);
