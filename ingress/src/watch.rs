@@ -81,7 +81,12 @@ impl FileWatch {
                 continue;
             }
             match watcher.watch(&directory, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(self.directories.insert(directory)),
+                Ok(()) => {
+                    self.directories.insert(directory);
+                    // What came into it before this moment gave no hint.
+                    let now = Instant::now();
+                    self.writing.get_or_insert(Writing { since: now, last: now });
+                }
                 Err(error) => {
                     tracing::debug!(directory = %directory.display(), %error, "cannot watch; looking now and then");
                 }

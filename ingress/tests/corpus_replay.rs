@@ -38,6 +38,11 @@ fn proxy_header_corpus_holds() {
 }
 
 #[test]
+fn traefik_corpus_holds() {
+    replay("traefik", fuzz::traefik::check);
+}
+
+#[test]
 fn rewrite_corpus_holds() {
     replay("rewrite", fuzz::rewrite::check);
 }

@@ -26,6 +26,7 @@ enum Target {
     Config,
     ProxyHeader,
     Rewrite,
+    Traefik,
 }
 
 pub(crate) fn run(Args { target, seconds }: Args) -> Result<()> {
@@ -56,6 +57,7 @@ impl Target {
             Self::Config => "config",
             Self::ProxyHeader => "proxy_header",
             Self::Rewrite => "rewrite",
+            Self::Traefik => "traefik",
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Admin, ProviderState};
 use crate::config::{DefaultRoute, ListenerProtocol};
 use crate::route::provider::provider_of;
-use crate::route::{PoolName, Unserved, Why};
+use crate::route::{PoolName, ProviderName, Unserved, Why};
 use crate::snapshot::Snapshot;
 
 /// Which of them. Unknown keys are errors.
@@ -47,7 +47,6 @@ pub struct RouteView {
 }
 
 const SERVED: &str = "served";
-const FILE: &str = "file";
 
 impl Admin {
     /// In the order of their precedence; what is not served stands last, by provider.
@@ -66,7 +65,7 @@ fn served(snapshot: &Snapshot) -> Vec<RouteView> {
         matches,
         kind: kind.to_owned(),
         route: route.to_owned(),
-        provider: provider_of(route).unwrap_or(FILE).to_owned(),
+        provider: provider_of(route).unwrap_or(ProviderName::FILE).to_owned(),
         listeners,
         pool: Some(pool.to_string()),
         up: snapshot.pools.get(pool).map(|pool| pool.all().filter(|b| b.is_up() && b.is_resolved()).count()),

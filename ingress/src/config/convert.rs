@@ -88,7 +88,11 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
     let admission = admission::convert_admission(admission, &interfaces, &kernel, report);
     let providers = providers
         .into_iter()
-        .map(|(name, provider)| (ProviderName::new(name.0), provider::convert_provider(provider, report)))
+        .map(|(name, provider)| {
+            let name = ProviderName::new(name.0);
+            let provider = provider::convert_provider(&name, provider, report);
+            (name, provider)
+        })
         .collect();
     let config = Config {
         listeners,

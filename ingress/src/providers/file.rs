@@ -21,11 +21,13 @@ type Texts = Vec<(PathBuf, String)>;
 pub(super) async fn run(config: ProviderConfig, file: TraefikConfig, mut outlet: Outlet) {
     let TraefikConfig { path, entry_points } = file;
     let settings = Settings { entry_points, health: config.health, on_down: config.on_down };
-    let watched = if path.is_dir() { PathBuf::from(format!("{}/", path.display())) } else { path.clone() };
-    let mut watch = FileWatch::start([watched.as_path()]);
+    let mut watch = FileWatch::start([path.as_path()]);
     let mut seen: Option<Signature> = None;
     let mut said: Option<Contribution> = None;
     loop {
+        // Both: a directory may come where there was nothing.
+        let inside = PathBuf::from(format!("{}/", path.display()));
+        watch.follow([path.as_path(), inside.as_path()].into_iter().filter(|at| *at == path || path.is_dir()));
         let (signature, texts) = read(path.clone()).await;
         if seen.as_ref() == Some(&signature) {
             if said.is_some() {

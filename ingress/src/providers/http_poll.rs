@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{HttpPollConfig, ProviderConfig, read_yaml};
+use crate::control::last_good::ConfigHash;
 use crate::route::Contribution;
 
 use super::outlet::Outlet;
@@ -22,7 +23,7 @@ pub(super) async fn run(config: ProviderConfig, poll: HttpPollConfig, mut outlet
     let settings = Settings { entry_points: poll.entry_points.clone(), health: config.health, on_down: config.on_down };
     let interval = poll.interval;
     let mut client = Client::new(poll);
-    let mut last = String::new();
+    let mut last = None;
     let mut failures = 0;
     let mut is_first = true;
     loop {
@@ -32,7 +33,7 @@ pub(super) async fn run(config: ProviderConfig, poll: HttpPollConfig, mut outlet
             false => client.ask().await.map_err(|error| error.to_string()),
         };
         is_first = false;
-        match answer.and_then(|answer| read(answer, &last, &settings, &outlet)) {
+        match answer.and_then(|answer| read(answer, last, &settings, &outlet)) {
             Ok(None) => {
                 tracing::info!(provider = %outlet.provider(), changed = false, "polled");
                 outlet.unchanged().await;
@@ -42,7 +43,7 @@ pub(super) async fn run(config: ProviderConfig, poll: HttpPollConfig, mut outlet
                 let items = contribution.len();
                 tracing::info!(provider = %outlet.provider(), changed = true, items, "polled");
                 outlet.says(contribution, &text).await;
-                last = text;
+                last = Some(ConfigHash::of(&text));
                 client.accepted();
                 failures = 0;
             }
@@ -77,13 +78,13 @@ async fn first(client: &mut Client, settings: &Settings, outlet: &Outlet) -> Res
 /// `None`: nothing new.
 fn read(
     answer: Answer,
-    last: &str,
+    last: Option<ConfigHash>,
     settings: &Settings,
     outlet: &Outlet,
 ) -> Result<Option<(Contribution, String)>, String> {
     match answer {
         Answer::Unchanged => Ok(None),
-        Answer::Text(text) if text == last => Ok(None),
+        Answer::Text(text) if last == Some(ConfigHash::of(&text)) => Ok(None),
         Answer::Text(text) => Ok(Some((compile(&text, settings, outlet.contribution())?, text))),
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::ProviderConfig;
-use crate::control::last_good::LastGood;
+use crate::control::last_good::{ConfigHash, LastGood, LastGoodError};
 use crate::route::{Applied, Contribution, News, OnRemove, ProviderName, ProviderUpdate};
 
 /// One provider's way out. Every call waits until control has room for it.
@@ -24,7 +24,7 @@ struct Kept {
     place: LastGood,
     max_age: Duration,
     /// What stands there, and when it was last confirmed.
-    now: Option<(Arc<str>, SystemTime)>,
+    now: Option<(ConfigHash, SystemTime)>,
 }
 
 impl Outlet {
@@ -120,29 +120,40 @@ impl Outlet {
 
     async fn keep(&mut self, text: &str) {
         let Some(kept) = &mut self.kept else { return };
-        let known = kept.now.as_ref().is_some_and(|(before, _)| **before == *text);
-        if known {
+        let hash = ConfigHash::of(text);
+        if kept.now.is_some_and(|(before, _)| before == hash) {
             return self.confirm().await;
         }
-        let text: Arc<str> = text.into();
-        kept.now = Some((text, SystemTime::UNIX_EPOCH));
-        self.confirm().await;
+        let (now, text) = (SystemTime::now(), text.to_owned());
+        kept.now = Some((hash, now));
+        let place = kept.place.clone();
+        self.write(move || place.store(&text, now).map(drop)).await;
     }
 
     /// Writes when the copy on disk has used up a tenth of its time.
     async fn confirm(&mut self) {
-        let Some(Kept { place, max_age, now: Some((text, confirmed)) }) = &mut self.kept else { return };
+        let Some(Kept { place, max_age, now: Some((hash, confirmed)) }) = &mut self.kept else { return };
         let now = SystemTime::now();
         let young = now.duration_since(*confirmed).is_ok_and(|age| age < *max_age / 10);
         if young {
             return;
         }
         *confirmed = now;
-        let (place, text) = (place.clone(), Arc::clone(text));
-        // A host that cannot write its state still serves; only a start without the source would miss it.
-        let stored = tokio::task::spawn_blocking(move || place.store(&text, now)).await;
-        if let Ok(Err(error)) = stored {
+        let (place, hash) = (place.clone(), *hash);
+        self.write(move || match place.load()?.filter(|stored| stored.hash == hash) {
+            Some(stored) => place.store(&stored.text, now).map(drop),
+            None => Ok(()),
+        })
+        .await;
+    }
+
+    /// A host that cannot write its state still serves; only a start without the source would miss it.
+    async fn write(&self, write: impl FnOnce() -> Result<(), LastGoodError> + Send + 'static) {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
             tracing::warn!(provider = %self.provider, %error, "cannot keep the last good copy");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,9 @@ pub struct Applied {
 }
 
 impl ProviderName {
+    /// What stands where a provider's name would, for what the configuration file says.
+    pub const FILE: &'static str = "file";
+
     pub fn pool(&self, name: &str) -> PoolName {
         PoolName::new(self.qualified(name))
     }

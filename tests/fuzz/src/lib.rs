@@ -5,3 +5,4 @@ pub mod client_hello;
 pub mod config;
 pub mod proxy_header;
 pub mod rewrite;
+pub mod traefik;

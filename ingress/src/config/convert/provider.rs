@@ -13,10 +13,17 @@ use crate::config::words::Name;
 use crate::config::{
     EntryPoint, HttpPollConfig, OnDown, ProviderConfig, ProviderSource, RegistryConfig, TraefikConfig,
 };
-use crate::route::ListenerName;
+use crate::route::{ListenerName, ProviderName};
 
-pub(super) fn convert_provider(provider: Located<FileProvider>, report: &mut Report<'_>) -> ProviderConfig {
+pub(super) fn convert_provider(
+    name: &ProviderName,
+    provider: Located<FileProvider>,
+    report: &mut Report<'_>,
+) -> ProviderConfig {
     let Located { node, value } = provider;
+    if name.as_str() == ProviderName::FILE {
+        report.error(At::Key(node), "this name stands for the configuration file itself; choose another", None);
+    }
     let FileProvider { registry, file, http_poll, priority, last_good, on_remove, on_down, health } = value;
     let sources = [
         registry.map(|registry| convert_registry(registry.value)),
