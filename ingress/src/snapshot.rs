@@ -27,6 +27,6 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     pub routes: Arc<RouteTable>,
     pub pools: BTreeMap<PoolName, Arc<Pool>>,
-    /// Providers that have not said anything yet: what is unknown now may be known in a moment.
+    /// At a start: providers that have not said anything yet. What is unknown now may be known in a moment.
     pub awaited: Vec<ProviderName>,
 }

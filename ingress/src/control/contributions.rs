@@ -10,7 +10,11 @@ use crate::config::{Config, ProviderConfig};
 use crate::route::{Contribution, News, ProviderName};
 
 #[derive(Debug, Default)]
-pub(super) struct Contributions(BTreeMap<ProviderName, ProviderState>);
+pub(super) struct Contributions {
+    states: BTreeMap<ProviderName, ProviderState>,
+    /// Every provider has spoken once since the start.
+    complete: bool,
+}
 
 /// What an update was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,22 +30,22 @@ pub(super) enum Taken {
 impl Contributions {
     /// Keeps those that the file names. One that is gone takes its contribution along.
     pub(super) fn follow(&mut self, file: &Config) {
-        self.0.retain(|name, _| file.providers.contains_key(name));
+        self.states.retain(|name, _| file.providers.contains_key(name));
         for (name, ProviderConfig { source, priority, .. }) in &file.providers {
             let (kind, place, priority) = (source.kind(), source.place(), *priority);
-            match self.0.get_mut(name) {
+            match self.states.get_mut(name) {
                 // Another kind under an old name is another provider.
                 Some(state) if state.kind == kind => {
                     state.place = place;
                     state.priority = priority;
                 }
-                Some(_) | None => drop(self.0.insert(name.clone(), new(name, kind, place, priority))),
+                Some(_) | None => drop(self.states.insert(name.clone(), new(name, kind, place, priority))),
             }
         }
     }
 
     pub(super) fn take(&mut self, provider: &ProviderName, news: News, now: SystemTime) -> Taken {
-        let Some(state) = self.0.get_mut(provider) else { return Taken::Unknown };
+        let Some(state) = self.states.get_mut(provider) else { return Taken::Unknown };
         match news {
             News::Contribution(contribution) => {
                 let recovered = state.last_error.take();
@@ -81,20 +85,24 @@ impl Contributions {
 
     pub(super) fn current(&self) -> BTreeMap<ProviderName, Arc<Contribution>> {
         let said = |(name, state): (&ProviderName, &ProviderState)| Some((name.clone(), state.contribution.clone()?));
-        self.0.iter().filter_map(said).collect()
+        self.states.iter().filter_map(said).collect()
     }
 
-    /// Who has not said anything yet.
-    pub(super) fn awaited(&self) -> Vec<ProviderName> {
-        self.0.values().filter(|state| state.contribution.is_none()).map(|state| state.name.clone()).collect()
+    /// Who has not said anything yet. Only of a start: a provider that is added to a node that serves makes it no less
+    /// ready.
+    pub(super) fn awaited(&mut self) -> Vec<ProviderName> {
+        let silent = self.states.values().filter(|state| state.contribution.is_none() && !self.complete);
+        let silent: Vec<_> = silent.map(|state| state.name.clone()).collect();
+        self.complete |= silent.is_empty();
+        silent
     }
 
     pub(super) fn refused(&mut self, refused: &Refused) {
-        self.0.values_mut().for_each(|state| state.refused = refused.of(&state.name));
+        self.states.values_mut().for_each(|state| state.refused = refused.of(&state.name));
     }
 
     pub(super) fn states(&self) -> Vec<ProviderState> {
-        self.0.values().cloned().collect()
+        self.states.values().cloned().collect()
     }
 }
 

@@ -247,6 +247,17 @@ async fn a_provider_replaces_its_own_routes_and_a_failure_removes_none() {
 }
 
 #[tokio::test]
+async fn a_provider_that_is_added_to_a_node_that_serves_makes_nobody_wait() {
+    let lab = Lab::new();
+    lab.write(&lab.text(443));
+    let mut control = lab.start().expect("good file");
+    lab.write(&lab.provided());
+    control.reload().expect("good file");
+    assert!(control.snapshots().borrow().awaited.is_empty());
+    assert_eq!(control.providers().borrow().len(), 1);
+}
+
+#[tokio::test]
 async fn saying_the_same_again_publishes_nothing() {
     let lab = Lab::new();
     lab.write(&lab.provided());
