@@ -2,7 +2,7 @@
 //!
 //! One task per provider, owned by [`run`]: a snapshot that leaves a provider's configuration unchanged leaves its task
 //! running. A task moves data: its source is read, a pure function makes a
-//! [`Contribution`](crate::route::Contribution) of it, and its [`Outlet`] carries that to control. A new provider is one
+//! [`Contribution`] of it, and its [`Outlet`] carries that to control. A new provider is one
 //! file here and one variant of [`ProviderSource`].
 
 mod file;

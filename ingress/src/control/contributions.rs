@@ -98,7 +98,16 @@ impl Contributions {
     }
 
     pub(super) fn refused(&mut self, refused: &Refused) {
-        self.states.values_mut().for_each(|state| state.refused = refused.of(&state.name));
+        for state in self.states.values_mut() {
+            let refused = refused.of(&state.name);
+            if state.refused != refused
+                && let Some(first) = refused.first()
+            {
+                let (provider, items) = (&state.name, refused.len());
+                tracing::warn!(%provider, items, %first, "in conflict with what goes before; `ingress routes` lists all");
+            }
+            state.refused = refused;
+        }
     }
 
     pub(super) fn states(&self) -> Vec<ProviderState> {
@@ -112,6 +121,10 @@ impl ProviderState {
             return Taken::Noted;
         }
         self.changes += 1;
+        if let Some(first) = contribution.unserved_items().first() {
+            let (provider, items) = (&self.name, contribution.unserved_items().len());
+            tracing::warn!(%provider, items, %first, "not all of it can be served; `ingress routes` lists all");
+        }
         self.contribution = Some(contribution);
         Taken::Changed
     }
