@@ -49,12 +49,26 @@ fn between(before: &Config, after: &Config) -> Changes {
     compare("route", &by_name(&before.routes), &by_name(&after.routes), |route| describe_route(route), &mut list);
     compare("listener", &before.listeners, &after.listeners, describe_listener, &mut list);
     compare("pool", &before.pools, &after.pools, |pool| describe_pool(pool), &mut list);
-    let Config { listeners: _, routes: _, pools: _, providers, limits, admin, kernel, log, state_dir } = after;
+    let Config {
+        listeners: _,
+        routes: _,
+        pools: _,
+        providers,
+        limits,
+        admin,
+        kernel,
+        interfaces,
+        admission,
+        log,
+        state_dir,
+    } = after;
     let others = [
         ("providers", *providers != before.providers),
         ("limits", *limits != before.limits),
         ("admin", *admin != before.admin),
         ("kernel", *kernel != before.kernel),
+        ("interfaces", *interfaces != before.interfaces),
+        ("admission", *admission != before.admission),
         ("log", *log != before.log),
         ("state_dir", *state_dir != before.state_dir),
     ];
