@@ -710,7 +710,7 @@ fn tell_guard(status: &InterfaceStatus) {
 }
 
 /// A connection's keys, each with the way that its packets go.
-fn keys(connection: &Connection) -> [(FlowKey, Direction); 2] {
+pub(super) fn keys(connection: &Connection) -> [(FlowKey, Direction); 2] {
     let key = |from: &Endpoint, to: &Endpoint| FlowKey {
         source: from.address,
         destination: to.address,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -59,6 +60,9 @@ struct Kept {
 pub(super) async fn serve(plane: Arc<Plane>, entrance: Arc<Entrance>, client: TcpStream, peer: SocketAddr) {
     let begun = Instant::now();
     entrance.metrics.accepted();
+    // No ACK of our own for the hello: the backend's reaches the client once the connection is handed off. Accepted sockets do
+    // not inherit it. One that is gone already will say so.
+    let _ = SockRef::from(&client).set_tcp_quickack(false);
     // Boxed, because a task is as large as its largest stage, and a relay may stand idle for days.
     if let Some(kept) = Box::pin(establish(&plane, &entrance, client, peer)).await {
         relay(&plane, kept, begun).await;

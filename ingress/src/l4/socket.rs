@@ -23,11 +23,9 @@ pub(super) fn listen(binding: &Binding, count: usize) -> io::Result<Vec<TcpListe
     for _ in 0..count {
         let socket = open(&binding)?;
         socket.set_reuse_port(true)?;
-        // Accepted sockets inherit all three. Urgent data stays in the stream: the relay carries it as any other byte.
+        // Accepted sockets inherit both. Urgent data stays in the stream: the relay carries it as any other byte.
         socket.set_out_of_band_inline(true)?;
         socket.set_tcp_nodelay(true)?;
-        // No ACK of its own for the hello: the backend's travels to the client as soon as the connection is handed off.
-        socket.set_tcp_quickack(false)?;
         socket.bind(&binding.address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::frame::Frame;
 use crate::config::AdmissionConfig;
 use crate::dataplane::admission::Admission;
+use crate::dataplane::flows::keys;
 use crate::dataplane::loader::{self, LoadError, Loaded};
 use crate::dataplane::reset::endpoint;
 use crate::dataplane::slots::{SlotId, Slots};
@@ -140,9 +141,7 @@ impl Rig {
     /// Installs `connection` in [`SLOT`] with both its entries.
     pub(super) fn install(&mut self, connection: &Connection, state: State) {
         self.slots.write(SLOT, connection, state);
-        for (key, direction) in
-            [(key(CLIENT, LOCAL), Direction::ToBackend), (key(BACKEND, SOURCE), Direction::ToClient)]
-        {
+        for (key, direction) in keys(connection) {
             self.enter(key, SLOT.generation, direction);
         }
     }
