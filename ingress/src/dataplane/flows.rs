@@ -1,47 +1,45 @@
 //! Flow entries: both directions or none. The only writer of the pinned maps, except that a SYN on an ended connection removes
 //! an entry in the kernel.
 
+mod arming;
+mod ending;
+mod report;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use aya::maps::{HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf};
-use ingress_ebpf::connection::{
-    Connection, Endpoint, FIN_FIRST, FIRST_FLIGHT_ACKED, Half, REUSED, RST_SENT, State, WindowScales,
-};
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
+use ingress_ebpf::connection::{Connection, Endpoint, FIRST_FLIGHT_ACKED, State};
 use ingress_ebpf::flow::{Direction, FlowEntry, FlowKey, ListenerKey, SynSeen};
 use ingress_ebpf::names::map;
-use ingress_ebpf::verdict::Verdict;
+
 use parking_lot::Mutex;
 
 use super::admission::{Admission, Post};
-use super::batch;
+
 use super::conntrack::Conntrack;
 use super::devices::{self, Device};
-use super::labels::{Labels, Words};
+use super::labels::Labels;
 use super::loader::{self, Loaded};
 use super::path::{Path, Paths};
 use super::ports::{PortGuard, Ports};
 use super::reaper::Reaper;
 use super::reset::{Resetter, endpoint, socket_address};
-use super::slots::{SlotId, Slots};
-use super::view::{AdmissionStatus, InterfaceStatus, KernelStatus};
+use super::slots::Slots;
+use super::view::{AdmissionStatus, InterfaceStatus};
 use super::xdp;
 use super::{EndSink, Held};
 use crate::config::{AdmissionConfig, Config, InterfaceConfig, Side};
-use crate::flow::{FlowFilter, FlowView, Transferred};
-use crate::l4::outcome::{ConnectionEnd, ConnectionInfo, EndReason, Mode, RelayReason};
+use crate::flow::Transferred;
+use crate::l4::outcome::{EndReason, RelayReason};
 
-/// `BPF_NOEXIST`.
-const NO_EXIST: u64 = 1;
-/// How long an ended connection's entries stay for stragglers: a lost last ACK and its answers.
-pub(super) const DRAIN: Duration = Duration::from_secs(3);
-/// Connections whose entries go with one system call. Workers wait for the lock meanwhile, so not too many.
-const REAP_AT_ONCE: usize = 64;
+pub(crate) use self::arming::{Arming, Plan};
+
 /// The first flight must be acknowledged within this time.
 pub(super) const ARMED_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -81,41 +79,6 @@ pub(super) struct Live {
     /// Bytes that the sink has heard of.
     pub(super) told: Transferred,
     pub(super) _held: Held,
-}
-
-/// Everything about a connection that the sockets and the route decision know.
-pub(crate) struct Plan<'a> {
-    pub(crate) info: &'a ConnectionInfo,
-    /// Wire addresses.
-    pub(crate) client: SocketAddr,
-    pub(crate) local: SocketAddr,
-    pub(crate) source: SocketAddr,
-    pub(crate) backend: SocketAddr,
-    /// Client-side: the next byte that we would read from the client.
-    pub(crate) client_read: u32,
-    /// Client-side: the first payload byte of the client's stream that goes to the backend.
-    pub(crate) client_start: u32,
-    /// Client-side: the next byte that we would send to the client.
-    pub(crate) client_write: u32,
-    /// Backend-side: the next byte that we would read from the backend.
-    pub(crate) backend_read: u32,
-    /// Backend-side: the end of the first flight.
-    pub(crate) first_flight_end: u32,
-    /// What must be acknowledged before anything is spliced to the client; equals `first_flight_end` unless held back.
-    pub(crate) min_ack: u32,
-    pub(crate) scale: WindowScales,
-    pub(crate) to_backend_device: u32,
-    pub(crate) to_client_device: u32,
-    pub(crate) idle_timeout: Duration,
-}
-
-/// Entries that stand while the first flight is still to be sent. Dropping it without [`Arming::done`] takes them away.
-pub(crate) struct Arming {
-    flows: Arc<Flows>,
-    pub(crate) slot: SlotId,
-    keys: [FlowKey; 2],
-    label: u32,
-    done: bool,
 }
 
 impl Flows {
@@ -331,367 +294,8 @@ impl Flows {
         }
     }
 
-    /// Installs both entries, the backend's first: from here on the client's packets go to the backend.
-    pub(crate) fn arm(self: &Arc<Self>, plan: &Plan) -> Result<Arming, RelayReason> {
-        let words = Words::of(plan.info, plan.client);
-        let label = self.labels.lock().intern(words).ok_or(RelayReason::Full)?;
-        let Some(slot) = self.slots.take() else {
-            self.labels.lock().release(label);
-            return Err(RelayReason::Full);
-        };
-        self.slots.write(slot, &plan.connection(label), State::Armed);
-        let keys = [key(plan.backend, plan.source), key(plan.client, plan.local)];
-        let mut arming = Arming { flows: Arc::clone(self), slot, keys, label, done: false };
-        for (key, direction) in arming.keys.into_iter().zip([Direction::ToClient, Direction::ToBackend]) {
-            if let Err(reason) = self.insert(key, slot, direction) {
-                arming.take_back();
-                return Err(reason);
-            }
-        }
-        Ok(arming)
-    }
-
-    fn insert(&self, key: FlowKey, slot: SlotId, direction: Direction) -> Result<(), RelayReason> {
-        let entry =
-            FlowEntry { slot: slot.index, generation: slot.generation, direction: direction as u32, reserved: 0 };
-        let mut entries = self.entries.lock();
-        match entries.map.insert(key, entry, NO_EXIST) {
-            Ok(()) => return Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
-                return Err(RelayReason::Full);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "flow entry refused");
-                return Err(RelayReason::Error);
-            }
-        }
-        // The tuple of a connection that has ended and still waits for stragglers may be taken over.
-        let standing = entries.map.get(&key, 0).map_err(|_| RelayReason::Error)?;
-        match self.slots.state(standing.slot) {
-            State::Draining | State::Free | State::Cut => {
-                entries.map.insert(key, entry, 0).map_err(|_| RelayReason::Error)?;
-                entries.overtaken.insert((standing.slot, standing.direction));
-                Ok(())
-            }
-            State::Armed | State::Spliced => {
-                tracing::warn!(slot = standing.slot, "a live flow stands on this tuple");
-                Err(RelayReason::Error)
-            }
-        }
-    }
-
-    /// Removes the entries of a connection that was never completed, as far as they are its own.
-    fn remove_entries(&self, index: u32, connection: &Connection) {
-        let mut entries = self.entries.lock();
-        for (key, _) in keys(connection) {
-            let ours = entries
-                .map
-                .get(&key, 0)
-                .is_ok_and(|entry| entry.slot == index && entry.generation == connection.generation);
-            if ours {
-                let _ = entries.map.remove(&key);
-            }
-        }
-    }
-
-    /// Takes away connections that have been silent for [`DRAIN`] since they ended. A few at a time: a worker that hands off
-    /// waits for the same lock.
-    pub(super) fn reap_due(&self) {
-        let (now, at) = (monotonic(), Instant::now());
-        let mut silent = Vec::new();
-        loop {
-            let mut draining = self.draining.lock();
-            let Some((due, index)) = draining.front().copied().filter(|(due, _)| *due <= at) else { break };
-            draining.pop_front();
-            match DRAIN.checked_sub(idle(&self.slots.read(index), now)) {
-                Some(rest) if !rest.is_zero() => draining.push_back((due + rest, index)),
-                Some(_) | None => silent.push(index),
-            }
-        }
-        self.reap(&silent);
-    }
-
-    /// Removes ended connections and gives their slots back.
-    fn reap(&self, slots: &[u32]) {
-        let mut doomed = Vec::with_capacity(slots.len() * 2);
-        for chunk in slots.chunks(REAP_AT_ONCE) {
-            doomed.clear();
-            // Under the lock nobody can install a newer connection on a key between the look and the delete.
-            let mut entries = self.entries.lock();
-            for index in chunk {
-                let connection = self.slots.read(*index);
-                for (key, direction) in keys(&connection) {
-                    let half = match direction {
-                        Direction::ToBackend => &connection.from_client,
-                        Direction::ToClient => &connection.from_backend,
-                    };
-                    let overtaken = entries.overtaken.remove(&(*index, direction as u32));
-                    if !overtaken && half.flags & REUSED == 0 {
-                        doomed.push(key);
-                    }
-                }
-            }
-            if let Err(error) = batch::delete(entries.fd.as_fd(), &doomed) {
-                tracing::warn!(%error, "flow entries not removed; trying again");
-                let again = Instant::now() + DRAIN;
-                self.draining.lock().extend(chunk.iter().map(|index| (again, *index)));
-                continue;
-            }
-            drop(entries);
-            let mut labels = self.labels.lock();
-            for index in chunk {
-                labels.release(self.slots.read(*index).label);
-                self.slots.release(*index);
-            }
-        }
-    }
-
-    /// The connection is over: log it, free its port, keep its entries for stragglers. One whose handoff is not finished is
-    /// ended by that, and a second end is none.
-    pub(super) fn end(&self, index: u32, connection: &Connection, reason: EndReason, state: State) {
-        let Some(live) = self.live.lock().remove(&index) else { return };
-        self.slots.set_state(index, state);
-        let rests = connection.from_backend.flags & FIN_FIRST != 0
-            && (connection.from_client.flags | connection.from_backend.flags) & RST_SENT == 0;
-        let backend = socket_address(&connection.backend);
-        self.ports.free(backend, port(&connection.source.port), rests, Instant::now());
-        let info = self.info(connection);
-        let duration = SystemTime::now().duration_since(info.started).unwrap_or_default();
-        let end = ConnectionEnd {
-            info,
-            mode: Mode::Kernel,
-            reason,
-            bytes_to_backend: connection.bytes_to_backend(),
-            bytes_to_client: connection.bytes_to_client(),
-            duration,
-        };
-        self.sink.ended(end, live.told);
-        self.draining.lock().push_back((Instant::now() + DRAIN, index));
-    }
-
-    /// Tells the sink what live connections have moved since it last heard of them.
-    pub(super) fn tell_progress(&self, connections: &[(u32, u32, Transferred)]) {
-        let mut by_label: HashMap<u32, Transferred> = HashMap::new();
-        let mut live = self.live.lock();
-        for (index, label, bytes) in connections {
-            let Some(live) = live.get_mut(index) else { continue };
-            let moved = bytes.since(live.told);
-            if moved != Transferred::default() {
-                live.told = *bytes;
-                by_label.entry(*label).or_default().add(moved);
-            }
-        }
-        drop(live);
-        for (label, moved) in by_label {
-            let words = self.labels.lock().words(label);
-            self.sink.moved(&words.listener, &words.pool, &words.backend, moved);
-        }
-    }
-
-    /// Resets both ends now; whatever still arrives is answered with an RST in the kernel.
-    pub(super) fn cut_slot(&self, index: u32, connection: &Connection, reason: EndReason) {
-        self.slots.set_state(index, State::Cut);
-        if let Err(error) = self.resetter.reset(connection) {
-            tracing::debug!(%error, "RST not sent; the next packet of either end is answered with one");
-        }
-        self.end(index, connection, reason, State::Cut);
-    }
-
-    pub(super) fn cut(&self, filter: &FlowFilter, reason: EndReason) -> usize {
-        let now = monotonic();
-        let mut cut = 0;
-        for (index, connection) in self.slots.live() {
-            if filter.matches(&self.view(&connection, now)) {
-                self.cut_slot(index, &connection, reason);
-                cut += 1;
-            }
-        }
-        cut
-    }
-
-    pub(super) fn views(&self) -> Vec<FlowView> {
-        let now = monotonic();
-        self.slots.live().map(|(_, connection)| self.view(&connection, now)).collect()
-    }
-
-    pub(super) fn status(&self) -> KernelStatus {
-        let verdicts = Verdict::ALL
-            .iter()
-            .map(|verdict| {
-                let packets = self.verdicts.get(&(*verdict as u32), 0).map(|cpus| cpus.iter().sum()).unwrap_or(0);
-                (verdict.as_str().to_owned(), packets)
-            })
-            .collect();
-        let mut interfaces = self.interfaces.lock().clone();
-        let admission = self.admission.lock();
-        for interface in &mut interfaces {
-            if let Some(status) = &mut interface.admission {
-                status.dropped = admission.dropped(interface.ifindex);
-            }
-        }
-        let trouble =
-            admission.trouble.as_ref().map(|error| format!("not all rules of admission are in the kernel: {error}"));
-        drop(admission);
-        let missing = interfaces
-            .iter()
-            .filter(|i| i.attached == "none")
-            .map(|i| format!("{}: {}", i.name, i.why.as_deref().unwrap_or("not attached")))
-            .chain(interfaces.iter().filter_map(InterfaceStatus::opening))
-            .chain(trouble)
-            .chain(self.ports.shared_with_host())
-            .collect();
-        KernelStatus {
-            mode: "kernel".to_owned(),
-            missing,
-            interfaces,
-            pin_dir: self.loaded.lock().pin_dir().display().to_string(),
-            connections: self.slots.live().count() as u64,
-            max_connections: u64::from(self.slots.len()),
-            adopted: self.adopted.load(Ordering::Relaxed),
-            ports: Some(self.ports.status()),
-            verdicts,
-        }
-    }
-
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-    }
-
-    fn info(&self, connection: &Connection) -> ConnectionInfo {
-        let words = self.labels.lock().words(connection.label);
-        let wire_client = socket_address(&connection.client);
-        ConnectionInfo {
-            id: connection.id,
-            listener: words.listener.clone(),
-            client: words.client.unwrap_or(wire_client),
-            local: socket_address(&connection.local),
-            started: UNIX_EPOCH + Duration::from_millis(connection.started),
-            sni: words.sni.clone(),
-            alpn: words.alpn.clone(),
-            route: words.route.clone(),
-            pool: words.pool.clone(),
-            backend: words.backend.clone(),
-            backend_address: socket_address(&connection.backend),
-        }
-    }
-
-    fn view(&self, connection: &Connection, now: u64) -> FlowView {
-        let info = self.info(connection);
-        let state = match State::from_u32(connection.state) {
-            Some(State::Armed) if connection.from_backend.flags & FIRST_FLIGHT_ACKED == 0 => "armed",
-            Some(State::Armed | State::Spliced) => "spliced",
-            Some(State::Cut) => "cut",
-            Some(State::Draining) => "draining",
-            Some(State::Free) | None => "free",
-        };
-        FlowView {
-            id: info.id,
-            mode: "kernel".to_owned(),
-            reason: None,
-            state: state.to_owned(),
-            client: info.client,
-            local: info.local,
-            source: socket_address(&connection.source),
-            backend_address: info.backend_address,
-            listener: info.listener.to_string(),
-            sni: info.sni.map(|sni| sni.to_string()),
-            alpn: info.alpn,
-            route: info.route.map(|route| route.to_string()),
-            pool: info.pool.to_string(),
-            backend: info.backend,
-            bytes_to_backend: connection.bytes_to_backend(),
-            bytes_to_client: connection.bytes_to_client(),
-            packets_to_backend: connection.from_client.packets,
-            packets_to_client: connection.from_backend.packets,
-            age: SystemTime::now().duration_since(info.started).unwrap_or_default().as_secs_f64(),
-            idle: idle(connection, now).as_secs_f64(),
-        }
-    }
-}
-
-impl Plan<'_> {
-    fn connection(&self, label: u32) -> Connection {
-        let now = monotonic();
-        let started = self.info.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        // Until the ends have spoken: a window that either may fill, no more than our sockets ever offered.
-        const FIRST_WINDOW: u32 = 1 << 20;
-        let half = |start: u32, high: u32, other_start: u32| Half {
-            last_seen: now,
-            acked: u64::from(start),
-            high,
-            window_end: start.wrapping_add(FIRST_WINDOW),
-            start,
-            fin: other_start,
-            ..Half::default()
-        };
-        Connection {
-            state: State::Free as u32,
-            generation: 0,
-            min_ack: self.min_ack,
-            label,
-            id: self.info.id,
-            started,
-            to_backend_delta: self.first_flight_end.wrapping_sub(self.client_read),
-            to_client_delta: self.client_write.wrapping_sub(self.backend_read),
-            ifindex: [self.to_backend_device, self.to_client_device],
-            scale: self.scale,
-            idle_timeout: u32::try_from(self.idle_timeout.as_secs().max(1)).unwrap_or(u32::MAX),
-            client: endpoint(self.client),
-            local: endpoint(self.local),
-            source: endpoint(self.source),
-            backend: endpoint(self.backend),
-            from_client: half(self.client_write, self.client_read, 0),
-            from_backend: half(self.client_start, self.client_write, 0),
-        }
-    }
-}
-
-impl Arming {
-    /// `extra` more bytes of the client belong to the first flight.
-    pub(crate) fn raise_min_ack(&self, min_ack: u32) {
-        self.flows.slots.set_min_ack(self.slot.index, min_ack);
-    }
-
-    /// The first flight is with the backend's socket, which the reaper closes once it is acknowledged. `held` is dropped when the
-    /// connection ends.
-    ///
-    /// `silent`: the first flight is empty, so there is nothing to wait for.
-    pub(crate) fn done(mut self, backend_socket: OwnedFd, port: PortGuard, held: Held, silent: bool) {
-        self.done = true;
-        port.pass_on();
-        let live = Live {
-            backend_socket: Some(backend_socket),
-            armed_at: Some(Instant::now()),
-            told: Transferred::default(),
-            _held: held,
-        };
-        self.flows.live.lock().insert(self.slot.index, live);
-        if self.flows.slots.state(self.slot.index) == State::Cut {
-            let connection = self.flows.slots.read(self.slot.index);
-            return self.flows.end(self.slot.index, &connection, EndReason::Killed, State::Cut);
-        }
-        if silent {
-            return self.flows.spliced(self.slot);
-        }
-        // The event may have come before the socket was there to be closed.
-        self.flows.first_flight_acked(self.slot);
-    }
-
-    fn take_back(&mut self) {
-        self.done = true;
-        let connection = self.flows.slots.read(self.slot.index);
-        self.flows.remove_entries(self.slot.index, &connection);
-        self.flows.labels.lock().release(self.label);
-        self.flows.slots.release(self.slot.index);
-    }
-}
-
-impl Drop for Arming {
-    fn drop(&mut self) {
-        if !self.done {
-            self.take_back();
-        }
     }
 }
 
