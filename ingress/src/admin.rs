@@ -13,7 +13,6 @@ pub mod stats_page;
 pub mod status;
 
 mod auth;
-mod server;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dataplane::view::KernelStatus;
 use crate::flow::{FlowCommand, FlowView};
 use crate::metrics::Metrics;
+use crate::serve::{Bounds, serve};
 use crate::snapshot::Snapshot;
 
 pub use crate::control::state::{Changes, ConfigSource, ConfigState, ProviderState, ReloadRequest, Reloaded};
@@ -84,7 +84,7 @@ impl Admin {
 
     /// Answers on the Unix socket, and on TCP as the configuration says, until `shutdown`.
     pub async fn serve(self: Arc<Self>, socket: AdminSocket, shutdown: CancellationToken) {
-        let api = server::serve(socket, api::router(self.clone()), shutdown.clone());
+        let api = serve(socket, api::router(self.clone()), BOUNDS, shutdown.clone());
         let http = http::supervise(self, shutdown);
         tokio::join!(api, http);
     }
@@ -95,8 +95,8 @@ impl Admin {
     }
 }
 
-/// The longest that one request may take; a reload resolves names and opens sockets within it.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A reload resolves names and opens sockets within the time of a request.
+const BOUNDS: Bounds = Bounds { connections: 64, body: 1 << 20, request: Duration::from_secs(30) };
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -2,7 +2,6 @@
 //!
 //! An address that cannot be bound is retried and shown in `ingress status`; it never keeps the daemon from serving.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +12,15 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::{Denied, StatsAuth};
-use super::{Admin, HttpStatus, server, stats_page};
+use super::{Admin, BOUNDS, HttpStatus, stats_page};
 use crate::config::AdminHttpConfig;
 use crate::metrics::CONTENT_TYPE;
+use crate::serve::{bind_tcp, serve};
 
 /// Serves what `admin.http` says now, and again whenever a reload changes it.
 pub(super) async fn supervise(admin: Arc<Admin>, shutdown: CancellationToken) {
@@ -67,7 +65,7 @@ fn start(admin: &Arc<Admin>, config: Option<&AdminHttpConfig>, until: &Cancellat
 
 async fn listen(admin: Arc<Admin>, bind: SocketAddr, router: Router, until: CancellationToken) {
     let listener = loop {
-        match bind_tcp(bind) {
+        match bind_tcp(bind, None) {
             Ok(listener) => break listener,
             Err(error) => {
                 if admin.http_state(bind, Some(error.to_string())) {
@@ -82,20 +80,7 @@ async fn listen(admin: Arc<Admin>, bind: SocketAddr, router: Router, until: Canc
     };
     admin.http_state(bind, None);
     tracing::info!(%bind, "metrics and stats page");
-    server::serve(listener, router, until).await;
-}
-
-fn bind_tcp(bind: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(bind), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if bind.is_ipv6() {
-        // `[::]` beside `0.0.0.0` must work, whatever the host's bindv6only says.
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&bind.into())?;
-    socket.listen(64)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    serve(listener, router, BOUNDS, until).await;
 }
 
 impl Admin {

@@ -11,10 +11,12 @@ use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
+use crate::serve::Accept;
+
 /// A bound socket; its file goes with it.
 #[derive(Debug)]
 pub struct AdminSocket {
-    pub(super) listener: UnixListener,
+    listener: UnixListener,
     path: PathBuf,
     /// Of our file, so that a successor's is not removed.
     inode: u64,
@@ -41,6 +43,15 @@ impl AdminSocket {
         let listener = bind_private(path).map_err(io)?;
         let inode = fs::symlink_metadata(path).map_err(io)?.ino();
         Ok(Self { listener, path: path.to_owned(), inode })
+    }
+}
+
+impl Accept for AdminSocket {
+    type Io = tokio::net::UnixStream;
+    type Peer = ();
+
+    async fn accept(&self) -> io::Result<(Self::Io, ())> {
+        self.listener.accept().await.map(|(io, _)| (io, ()))
     }
 }
 
