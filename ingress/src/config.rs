@@ -13,6 +13,7 @@ mod file;
 mod load;
 mod networks;
 mod problems;
+mod registration;
 mod report;
 mod schema;
 #[cfg(test)]
@@ -34,6 +35,10 @@ pub use self::document::{decode_yaml, read_yaml};
 pub use self::load::{LoadError, Loaded, load, parse};
 pub use self::networks::Networks;
 pub use self::problems::{Place, Problem, Problems, Severity};
+pub use self::registration::{
+    ForwardAuthConfig, PassthroughConfig, PathMatch, RegistrationConfig, TemplateConfig, TemplateRoute, TokenConfig,
+    TokenSource,
+};
 pub use self::schema::schema;
 use crate::route::{ListenerName, OnRemove, PoolName, ProviderName, RouteSpec};
 
@@ -75,6 +80,7 @@ pub enum ProviderSource {
     Registry(RegistryConfig),
     File(TraefikConfig),
     HttpPoll(HttpPollConfig),
+    Registration(RegistrationConfig),
 }
 
 /// Traefik's dynamic configuration in files.
@@ -121,6 +127,7 @@ impl ProviderSource {
             Self::Registry(_) => "registry",
             Self::File(_) => "file",
             Self::HttpPoll(_) => "http_poll",
+            Self::Registration(_) => "registration",
         }
     }
 
@@ -129,6 +136,10 @@ impl ProviderSource {
         match self {
             Self::Registry(registry) => registry.path.display().to_string(),
             Self::File(file) => file.path.display().to_string(),
+            Self::Registration(api) => {
+                let (bind, device) = (api.bind.iter().map(ToString::to_string), api.device.as_deref());
+                bind.collect::<Vec<_>>().join(", ") + &device.map_or_else(String::new, |device| format!(" on {device}"))
+            }
             // A query may hold a secret.
             Self::HttpPoll(poll) => poll.url.split('?').next().unwrap_or_default().to_owned(),
         }

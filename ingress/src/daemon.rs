@@ -103,7 +103,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     let (say, updates) = mpsc::channel(providers::UPDATES);
     let mut tasks = JoinSet::new();
     let (config_state, provider_states) = (control.state(), control.providers());
-    tasks.spawn(providers::run(snapshots.clone(), say, stop.clone()));
+    tasks.spawn(providers::run(snapshots.clone(), metrics.clone(), say, stop.clone()));
     let doors = Doors { requests, updates, commands: commands.clone() };
     tasks.spawn(reporting("control", control.run(doors, stop.clone())));
 

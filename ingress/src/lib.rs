@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod providers;
 pub mod resolve;
 pub mod route;
+pub mod serve;
 pub mod snapshot;
 pub mod watch;

@@ -24,7 +24,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::route::ListenerName;
+use crate::route::{ListenerName, ProviderName};
 
 pub use listener::{ListenerCounts, ListenerMetrics, Transferred};
 pub use scrape::Scrape;
@@ -38,6 +38,7 @@ pub struct Metrics {
     registry: Registry,
     connections: ConnectionFamilies,
     config: ConfigFamilies,
+    registration: RegistrationFamilies,
     listeners: RwLock<BTreeMap<ListenerName, Arc<ListenerMetrics>>>,
     /// Unix seconds.
     started: f64,
@@ -68,16 +69,25 @@ struct ConfigFamilies {
     last_success: Gauge<f64, AtomicU64>,
 }
 
+#[derive(Debug)]
+struct RegistrationFamilies {
+    requests: Counters<3>,
+    expired: Counters<1>,
+    strangers: Counters<1>,
+}
+
 impl Metrics {
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::default();
         let ours = registry.sub_registry_with_prefix("ingress");
-        let metrics = (ConnectionFamilies::register(ours), ConfigFamilies::register(ours));
+        let metrics =
+            (ConnectionFamilies::register(ours), ConfigFamilies::register(ours), RegistrationFamilies::register(ours));
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("arch", std::env::consts::ARCH)]);
         ours.register("build", "The running build", build);
-        let (connections, config) = metrics;
+        let (connections, config, registration) = metrics;
         let listeners = RwLock::default();
-        Arc::new(Self { registry, connections, config, listeners, started: unix_seconds(SystemTime::now()) })
+        let started = unix_seconds(SystemTime::now());
+        Arc::new(Self { registry, connections, config, registration, listeners, started })
     }
 
     /// The handle that a listener's connections count with. The same name gives the same handle, over reloads too.
@@ -103,6 +113,23 @@ impl Metrics {
     /// The generation that was just published.
     pub fn generation(&self, generation: u64) {
         self.config.generation.set(generation);
+    }
+
+    /// A call to a registration API was answered. `operation`: one of the API's own words.
+    pub fn registration_request(&self, provider: &ProviderName, operation: &'static str, status: u16) {
+        let labels =
+            [("provider", provider.to_string()), ("operation", operation.to_owned()), ("status", status.to_string())];
+        self.registration.requests.get_or_create(&labels).inc();
+    }
+
+    /// Leases ended without a heartbeat.
+    pub fn registrations_expired(&self, provider: &ProviderName, count: u64) {
+        self.registration.expired.get_or_create(&[("provider", provider.to_string())]).inc_by(count);
+    }
+
+    /// A connection to a registration API came from outside its networks.
+    pub fn registration_stranger(&self, provider: &ProviderName) {
+        self.registration.strangers.get_or_create(&[("provider", provider.to_string())]).inc();
     }
 
     /// When this daemon started, Unix seconds.
@@ -150,6 +177,18 @@ impl ConnectionFamilies {
         registry.register("connections_ended", "Connections that reached a backend and ended", ended.clone());
         registry.register("bytes", "Payload bytes carried", bytes.clone());
         registry.register("connection_duration_seconds", "From accept to end", duration.clone());
+        families
+    }
+}
+
+impl RegistrationFamilies {
+    fn register(registry: &mut Registry) -> Self {
+        let families = Self { requests: Family::default(), expired: Family::default(), strangers: Family::default() };
+        let Self { requests, expired, strangers } = &families;
+        registry.register("registration_requests", "Calls of the registration API", requests.clone());
+        registry.register("registration_expired", "Registrations whose lease ended", expired.clone());
+        let help = "Connections to the registration API from outside its networks";
+        registry.register("registration_strangers", help, strangers.clone());
         families
     }
 }

@@ -8,6 +8,7 @@
 mod file;
 mod http_poll;
 pub mod outlet;
+mod registration;
 mod registry;
 pub mod traefik;
 
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{ProviderConfig, ProviderSource};
+use crate::metrics::Metrics;
 use crate::route::{Contribution, ProviderName, ProviderUpdate};
 use crate::snapshot::Snapshot;
 
@@ -28,6 +30,7 @@ use outlet::Outlet;
 /// Runs until `shutdown`, or until nobody publishes snapshots any more. Dropping it ends every provider.
 pub async fn run(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    metrics: Arc<Metrics>,
     updates: mpsc::Sender<ProviderUpdate>,
     shutdown: CancellationToken,
 ) {
@@ -44,7 +47,8 @@ pub async fn run(
         for (name, provider) in &config.providers {
             running.entry(name.clone()).or_insert_with(|| {
                 let outlet = Outlet::new(name, provider, &config.state_dir, updates.clone());
-                let task = tokio::spawn(provide(provider.clone(), outlet));
+                let task = provide(provider.clone(), outlet, snapshots.clone(), metrics.clone());
+                let task = tokio::spawn(task);
                 (provider.clone(), AbortOnDropHandle::new(task))
             });
         }
@@ -55,11 +59,17 @@ pub async fn run(
     }
 }
 
-async fn provide(config: ProviderConfig, outlet: Outlet) {
+async fn provide(
+    config: ProviderConfig,
+    outlet: Outlet,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    metrics: Arc<Metrics>,
+) {
     match config.source.clone() {
         ProviderSource::Registry(source) => registry::run(config, source, outlet).await,
         ProviderSource::File(source) => file::run(config, source, outlet).await,
         ProviderSource::HttpPoll(source) => http_poll::run(config, source, outlet).await,
+        ProviderSource::Registration(source) => registration::run(config, source, outlet, snapshots, metrics).await,
     }
 }
 
@@ -73,6 +83,7 @@ pub fn preview(name: &ProviderName, config: &ProviderConfig, path: &Path) -> Res
         ProviderSource::Registry(source) => registry::preview(config, source, path, contribution),
         ProviderSource::File(source) => file::preview(config, &source.entry_points, path, contribution),
         ProviderSource::HttpPoll(source) => file::preview(config, &source.entry_points, path, contribution),
+        ProviderSource::Registration(_) => Err(format!("provider {name} is told its routes over HTTP; it reads no file")),
     }
 }
 

@@ -28,14 +28,14 @@ const TABLE: &[Layer] = &[
     Layer { modules: LEAVES, may: &[MODEL] },
     Layer { modules: &["dataplane", "tls", "health", "vrrp", "resolve"], may: &[MODEL] },
     Layer { modules: &["control"], may: &[MODEL, &["watch"]] },
-    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "watch"]] },
-    Layer { modules: &["watch"], may: &[] },
+    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "serve", "watch"]] },
+    Layer { modules: &["watch", "serve"], may: &[] },
     Layer { modules: &["l7"], may: &[MODEL, &["tls"]] },
     Layer { modules: &["l4"], may: &[MODEL, &["dataplane"]] },
     Layer { modules: &["acme"], may: &[MODEL, &["tls::store", "tls::challenge"]] },
     Layer { modules: &["peers"], may: &[MODEL, &["tls::store", "dataplane::flows"]] },
     Layer { modules: &[COUNTERS], may: &[MODEL] },
-    Layer { modules: &["admin"], may: &[MODEL, &["control::state"]] },
+    Layer { modules: &["admin"], may: &[MODEL, &["control::state", "serve"]] },
     Layer { modules: WIRING, may: &[EVERYTHING] },
 ];
 

@@ -5,6 +5,7 @@
 mod admission;
 mod pool;
 mod provider;
+mod registration;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -90,7 +91,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         .into_iter()
         .map(|(name, provider)| {
             let name = ProviderName::new(name.0);
-            let provider = provider::convert_provider(&name, provider, report);
+            let provider = provider::convert_provider(&name, provider, &mut binds, report);
             (name, provider)
         })
         .collect();

@@ -4,6 +4,7 @@
 //! Each value is checked on its own here (see `words`); how values fit together is `convert`'s part.
 
 mod admission;
+pub(super) mod registration;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterface, FileSide, FileXdp};
+use self::registration::FileRegistration;
 use super::decode::{Located, OneOrMany};
 use super::defaults;
 use super::words::{
@@ -397,7 +399,10 @@ pub(super) enum FileConnectionLog {
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a provider: a mapping with `registry`, `file` or `http_poll`")]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a provider: a mapping with `registry`, `file`, `http_poll` or `registration`"
+)]
 pub(super) struct FileProvider {
     /// A YAML file that lists hosts and ports with their backends, the same on every node.
     pub(super) registry: Option<Located<FileRegistry>>,
@@ -405,6 +410,8 @@ pub(super) struct FileProvider {
     pub(super) file: Option<Located<FileTraefik>>,
     /// Traefik's dynamic configuration from a URL that is asked again and again.
     pub(super) http_poll: Option<Located<FileHttpPoll>>,
+    /// Backends say themselves what they serve, over an HTTP API on the private network.
+    pub(super) registration: Option<Located<FileRegistration>>,
     /// Who wins a name that several claim: first the routes of this file, then the provider of the highest priority, then
     /// the first by name.
     #[serde(default = "default_priority")]

@@ -2,6 +2,7 @@
 
 mod admission;
 mod reference;
+mod registration;
 
 use std::net::SocketAddr;
 use std::path::Path;

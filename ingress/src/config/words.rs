@@ -14,8 +14,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::BackendAddress;
 use super::problems::quoted;
+use super::{BackendAddress, PathMatch};
 use crate::route::{Sni, SniPattern};
 
 /// Declares a type that is written as one word: how its schema names and describes it, and which Rust value it holds.
@@ -108,6 +108,7 @@ word!(EnvName(String), "the name of an environment variable such as INGRESS_STAT
 word!(AbsolutePath(PathBuf), "an absolute path", "^/");
 word!(SocketPath(PathBuf), "an absolute path of at most 107 bytes", "^/.{0,106}$");
 word!(UrlPath(String), "a path such as /healthz", "^/[!-~]*$");
+word!(PathPattern(PathMatch), "a path such as /ws, or /api/* for all below it", r"^/[^* ]*(/\*|\*)?$");
 word!(HttpUrl(String), "a URL such as http://10.50.0.1:8081/v1/config", "^https?://[^@ ]+$");
 word!(HostHeader(String), "a host such as app.example.com or app.example.com:8443", "^[!-~]{1,255}$");
 word!(
@@ -293,6 +294,28 @@ impl UrlPath {
             return Ok(Self(word.to_owned()));
         }
         Err(format!("{} is not a path of a URL; it must begin with / and hold no spaces", quoted(word)))
+    }
+}
+
+impl PathPattern {
+    fn parse(word: &str) -> Result<Self, String> {
+        let UrlPath(path) = UrlPath::parse(word)?;
+        let below = path.strip_suffix('*').filter(|path| path.ends_with('/'));
+        let matched = below.map_or_else(|| PathMatch::Exact(path.clone()), |path| PathMatch::Below(path.to_owned()));
+        let (PathMatch::Exact(plain) | PathMatch::Below(plain)) = &matched;
+        if plain.contains(['*', '?', '#']) {
+            return Err(format!("{} is not a path; write /ws, or /api/* for all below it", quoted(word)));
+        }
+        Ok(Self(matched))
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            PathMatch::Exact(path) => f.write_str(path),
+            PathMatch::Below(path) => write!(f, "{path}*"),
+        }
     }
 }
 

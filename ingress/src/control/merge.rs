@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::{Config, ListenerConfig, ListenerProtocol, share_a_port};
+use crate::config::{Config, ListenerConfig, ListenerProtocol, ProviderSource, share_a_port};
 use crate::route::provider::provider_of;
 use crate::route::table::Conflict;
 use crate::route::{Contribution, ListenerName, ProviderName, RouteSpec, TcpEntry, Unserved, Why};
@@ -74,6 +74,11 @@ impl Ports {
         }
         if let Some(http) = &file.admin.http {
             ports.insert(&http.bind, "admin.http");
+        }
+        for (name, provider) in &file.providers {
+            if let ProviderSource::Registration(api) = &provider.source {
+                ports.insert(&api.bind, &format!("the API of provider {name}"));
+            }
         }
         ports
     }

@@ -103,6 +103,10 @@ fn full_scrape() -> Scrape {
 fn full_text() -> String {
     let metrics = Metrics::new();
     let listener = metrics.listener(&ListenerName::new("public"));
+    let provider = ProviderName::new("self");
+    metrics.registration_request(&provider, "register", 200);
+    metrics.registrations_expired(&provider, 1);
+    metrics.registration_stranger(&provider);
     listener.accepted();
     listener.handed_off();
     listener.ended(&end(Mode::Kernel, 5, 7));

@@ -7,7 +7,7 @@
 mod compile;
 mod document;
 mod files;
-mod local;
+pub(super) mod local;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -132,6 +132,12 @@ impl Contribution {
         self.http.insert(route.name.clone(), Arc::new(route));
     }
 
+    /// Takes such a route away with its pool, and says whether it was there.
+    pub fn remove_http(&mut self, name: &str) -> bool {
+        self.http_pools.remove(&self.provider.pool(name));
+        self.http.remove(&self.provider.route(name)).is_some()
+    }
+
     /// Notes an item that is not served, and why.
     pub fn unserved(&mut self, item: impl Into<String>, why: Why) {
         self.unserved.push(Unserved { item: item.into(), why });

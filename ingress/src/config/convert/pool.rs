@@ -88,9 +88,7 @@ fn convert_backend(
 
 fn convert_proxy_protocol(proxy: FileProxyProtocol, report: &mut Report<'_>) -> ProxyProtocol {
     let (version, tlvs) = match proxy {
-        FileProxyProtocol::Word(ProxyWord::None) => return ProxyProtocol::None,
-        FileProxyProtocol::Word(ProxyWord::V1) => (ProxyVersion::V1, Vec::new()),
-        FileProxyProtocol::Word(ProxyWord::V2) => (ProxyVersion::V2, Vec::new()),
+        FileProxyProtocol::Word(word) => return proxy_protocol_of_word(word),
         FileProxyProtocol::Full(FullProxyProtocol { version, tlvs }) => (version, tlvs),
     };
     let mut flags = ProxyTlvs::default();
@@ -108,6 +106,14 @@ fn convert_proxy_protocol(proxy: FileProxyProtocol, report: &mut Report<'_>) -> 
     match version {
         ProxyVersion::V1 => ProxyProtocol::V1,
         ProxyVersion::V2 => ProxyProtocol::V2(flags),
+    }
+}
+
+pub(super) fn proxy_protocol_of_word(word: ProxyWord) -> ProxyProtocol {
+    match word {
+        ProxyWord::None => ProxyProtocol::None,
+        ProxyWord::V1 => ProxyProtocol::V1,
+        ProxyWord::V2 => ProxyProtocol::V2(ProxyTlvs::default()),
     }
 }
 

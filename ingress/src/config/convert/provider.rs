@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{convert_on_remove, pool};
+use super::registration::convert_registration;
+use super::{BoundAt, convert_on_remove, pool};
 use crate::config::decode::{At, Located};
 use crate::config::file::{
     FileEntryPoint, FileHttpPoll, FileLastGood, FileOnDown, FileProvider, FileRegistry, FileTraefik, KeptFor,
@@ -18,27 +19,34 @@ use crate::route::{ListenerName, ProviderName};
 pub(super) fn convert_provider(
     name: &ProviderName,
     provider: Located<FileProvider>,
+    binds: &mut Vec<BoundAt>,
     report: &mut Report<'_>,
 ) -> ProviderConfig {
     let Located { node, value } = provider;
     if name.as_str() == ProviderName::FILE {
         report.error(At::Key(node), "this name stands for the configuration file itself; choose another", None);
     }
-    let FileProvider { registry, file, http_poll, priority, last_good, on_remove, on_down, health } = value;
+    let FileProvider { registry, file, http_poll, registration, priority, last_good, on_remove, on_down, health } =
+        value;
     let sources = [
         registry.map(|registry| convert_registry(registry.value)),
         file.map(|file| convert_file(file.value, report)),
         http_poll.map(|poll| convert_http_poll(poll.value, report)),
+        registration.map(|api| ProviderSource::Registration(convert_registration(name, api, binds, report))),
     ];
     let written: Vec<_> = SOURCES.into_iter().filter(|key| report.tree.child(node, key).is_some()).collect();
     match written.as_slice() {
         [_] => {}
         [] => {
-            report.error(At::Value(node), "this provider has no source; write one of registry, file, http_poll", None)
+            let message = format!("this provider has no source; write one of {}", SOURCES.join(", "));
+            report.error(At::Value(node), message, None);
         }
         [_, second, ..] => {
             report.refuse_key(node, second, "a provider has one source; write each under a name of its own");
         }
+    }
+    if written.contains(&"registration") {
+        report.refuse_key(node, "last_good", "registrations are kept until they end; this key has no meaning here");
     }
     ProviderConfig {
         // Stands in for one that was refused; nothing sees it then.
@@ -105,4 +113,4 @@ fn convert_entry_points(
     entry_points.into_iter().map(convert).collect()
 }
 
-const SOURCES: [&str; 3] = ["registry", "file", "http_poll"];
+const SOURCES: [&str; 4] = ["registry", "file", "http_poll", "registration"];

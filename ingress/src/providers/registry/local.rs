@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use crate::config::BackendAddress;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct LocalAddresses {
-    pub(super) addresses: BTreeSet<IpAddr>,
+pub(in crate::providers) struct LocalAddresses {
+    pub(in crate::providers) addresses: BTreeSet<IpAddr>,
     /// Host name, short and whole.
-    pub(super) names: BTreeSet<String>,
+    pub(in crate::providers) names: BTreeSet<String>,
 }
 
 impl LocalAddresses {
     /// The addresses of all interfaces. None that can be read: nothing is local.
-    pub(super) fn of_this_host() -> Self {
+    pub(in crate::providers) fn of_this_host() -> Self {
         let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| {
             let address = interface.address?;
             let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
@@ -27,7 +27,7 @@ impl LocalAddresses {
         Self { addresses: addresses.collect(), names: names.collect() }
     }
 
-    pub(super) fn has(&self, address: &BackendAddress) -> bool {
+    pub(in crate::providers) fn has(&self, address: &BackendAddress) -> bool {
         match address {
             BackendAddress::Socket(address) => {
                 let ip = address.ip().to_canonical();

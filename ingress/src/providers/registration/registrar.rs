@@ -1,0 +1,531 @@
+//! The one who keeps the book: takes what callers ask for, in turn, and answers when it is on disk *and* holds for new
+//! connections.
+//!
+//! What waits together is written with one `fsync` and published once. Each round goes
+//! wish -> book (pure) -> journal -> control -> answer; whatever fails, the book says what the journal says.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Serialize, Serializer};
+use tokio::sync::{oneshot, watch};
+
+use super::book::{Book, Owners, Registration, Shape, Upstream, Verdict};
+use super::compile::{Parts, Settings, route_name};
+use super::journal::{Journal, JournalError, Record};
+use super::leases::Leases;
+use super::problem::{Kind, Problem};
+use super::request::Wish;
+use super::upstreams::Upstreams;
+use crate::metrics::Metrics;
+use crate::providers::outlet::Outlet;
+use crate::providers::registry::local::LocalAddresses;
+use crate::route::{Contribution, RouteName, SniPattern};
+use crate::snapshot::Snapshot;
+
+/// What one caller asks for.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// The token's name.
+    pub(super) actor: Arc<str>,
+    pub(super) what: What,
+    pub(super) answer: oneshot::Sender<Result<Answer, Problem>>,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    Register(Wish),
+    Deregister(SniPattern),
+    Heartbeat(SniPattern),
+    List,
+    /// Whether registrations could be taken.
+    Health,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Answer {
+    Changed(Changed),
+    List(List),
+    Healthy,
+}
+
+/// The body of a 200.
+#[derive(Debug, Serialize)]
+pub(super) struct Changed {
+    #[serde(serialize_with = "as_text")]
+    host: SniPattern,
+    result: Verdict,
+    /// The generation that holds it.
+    generation: u64,
+    #[serde(flatten)]
+    parts: ShownParts,
+    lease: Option<Lease>,
+    /// What other nodes made of it.
+    peers: [(); 0],
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct List {
+    generation: u64,
+    pub(super) routes: Vec<Listed>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    #[serde(serialize_with = "as_text")]
+    pub(super) host: SniPattern,
+    owner: String,
+    #[serde(flatten)]
+    target: Target,
+    #[serde(flatten)]
+    parts: ShownParts,
+    /// Why nothing of it is served.
+    problem: Option<String>,
+    /// Unix seconds.
+    registered: u64,
+    lease: Option<Lease>,
+}
+
+/// Without secrets.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Target {
+    Simple { backends: Vec<Upstream> },
+    Template { template: String, address: std::net::IpAddr },
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct ShownParts {
+    /// Parts of it that are served.
+    served: usize,
+    /// Parts that wait for HTTP.
+    needs_http: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Lease {
+    /// Seconds.
+    ttl: u32,
+    /// Seconds.
+    expires_in: u64,
+}
+
+pub(super) struct Registrar {
+    settings: Settings,
+    outlet: Outlet,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    metrics: Arc<Metrics>,
+    book: Book,
+    contribution: Contribution,
+    leases: Leases,
+    /// Away only while it is being written.
+    journal: Option<Journal>,
+    /// Of the last write.
+    trouble: Option<String>,
+}
+
+/// The daemon stops.
+#[derive(Debug)]
+pub(super) struct Stopping;
+
+/// One order that changes something, on its way.
+struct Pending {
+    host: SniPattern,
+    verdict: Verdict,
+    /// What it takes the place of.
+    before: Option<Arc<Registration>>,
+    answer: oneshot::Sender<Result<Answer, Problem>>,
+}
+
+impl Registrar {
+    /// Says what the journal says; returns when that holds for new connections.
+    pub(super) async fn start(
+        settings: Settings,
+        outlet: Outlet,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        metrics: Arc<Metrics>,
+        (journal, book): (Journal, Book),
+    ) -> Result<Self, Stopping> {
+        let mut leases = Leases::default();
+        for registration in book.iter() {
+            leases.set(&registration.host, registration.ttl, now());
+        }
+        let contribution = outlet.contribution();
+        let journal = Some(journal);
+        let mut registrar =
+            Self { settings, outlet, snapshots, metrics, book, contribution, leases, journal, trouble: None };
+        registrar.contribution = registrar.compile_all();
+        registrar.publish().await?;
+        Ok(registrar)
+    }
+
+    /// When [`expire`](Self::expire) has something to do.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.leases.next()
+    }
+
+    pub(super) fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
+    /// Takes orders in turn. Those that meet at one host go one after the other.
+    pub(super) async fn take(&mut self, orders: impl IntoIterator<Item = Order>) -> Result<(), Stopping> {
+        let mut waiting: VecDeque<_> = orders.into_iter().collect();
+        while !waiting.is_empty() {
+            self.round(&mut waiting).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends leases that were not renewed.
+    pub(super) async fn expire(&mut self) -> Result<(), Stopping> {
+        let due = self.leases.due(now());
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut book = self.book.clone();
+        due.iter().for_each(|host| book.remove(host));
+        let records: Vec<_> = due.iter().map(|host| Record::Remove(host.to_string())).collect();
+        if self.write(records, &book).await.is_err() {
+            // Nothing ends that would come back at the next start.
+            due.iter().for_each(|host| self.leases.set(host, Some(RETRY_EXPIRY), now()));
+            return Ok(());
+        }
+        for host in &due {
+            let owner = self.book.get(host).map(|registration| registration.owner.clone()).unwrap_or_default();
+            tracing::info!(provider = %self.outlet.provider(), %host, owner, operation = "expire", "registration");
+        }
+        self.metrics.registrations_expired(self.outlet.provider(), due.len() as u64);
+        self.commit(book, &due);
+        self.publish().await
+    }
+
+    async fn round(&mut self, waiting: &mut VecDeque<Order>) -> Result<(), Stopping> {
+        let upstreams = self.upstreams();
+        let (mut book, mut pending, mut records) = (self.book.clone(), Vec::<Pending>::new(), Vec::new());
+        let mut touched = HashSet::new();
+        while let Some(order) = waiting.pop_front() {
+            if order.what.host().is_some_and(|host| touched.contains(host)) {
+                waiting.push_front(order);
+                break;
+            }
+            let Order { actor, what, answer } = order;
+            let (host, verdict) = match what {
+                What::Register(wish) => {
+                    let host = wish.host.clone();
+                    (host, self.register(&mut book, wish, &actor, &upstreams))
+                }
+                What::Deregister(host) => {
+                    let verdict = book.deregister(&host, &actor, &self.owners());
+                    (host, verdict)
+                }
+                What::Heartbeat(host) => {
+                    let _ = answer.send(self.heartbeat(&host, &actor));
+                    continue;
+                }
+                What::List => {
+                    let _ = answer.send(Ok(Answer::List(self.list())));
+                    continue;
+                }
+                What::Health => {
+                    let healthy = match &self.trouble {
+                        None => Ok(Answer::Healthy),
+                        Some(trouble) => Err(Problem::new(Kind::Unavailable, trouble.clone())),
+                    };
+                    let _ = answer.send(healthy);
+                    continue;
+                }
+            };
+            let before = self.book.get(&host).cloned();
+            match verdict {
+                Err(problem) => drop(answer.send(Err(problem))),
+                Ok(verdict) => {
+                    match verdict {
+                        Verdict::Created | Verdict::Replaced => {
+                            records.extend(book.get(&host).map(|kept| Record::Put(Registration::clone(kept))));
+                        }
+                        Verdict::Removed => records.push(Record::Remove(host.to_string())),
+                        Verdict::Unchanged | Verdict::Absent => {}
+                    }
+                    touched.insert(host.clone());
+                    pending.push(Pending { host, verdict, before, answer });
+                }
+            }
+        }
+        self.carry_out(book, records, pending).await
+    }
+
+    /// Disk, then control, then the answers.
+    async fn carry_out(&mut self, book: Book, records: Vec<Record>, pending: Vec<Pending>) -> Result<(), Stopping> {
+        if !records.is_empty() {
+            if let Err(problem) = self.write(records, &book).await {
+                pending.into_iter().for_each(|pending| drop(pending.answer.send(Err(problem.clone()))));
+                return Ok(());
+            }
+            let hosts: Vec<_> = pending.iter().map(|pending| pending.host.clone()).collect();
+            self.commit(book, &hosts);
+            self.publish().await?;
+        }
+        let (lost, kept): (Vec<_>, Vec<_>) = pending.into_iter().partition(|pending| self.is_lost(pending));
+        self.take_back(lost).await?;
+        for Pending { host, verdict, before: _, answer } in kept {
+            let ttl = self.book.get(&host).and_then(|registration| registration.ttl);
+            self.leases.set(&host, ttl, now());
+            let _ = answer.send(Ok(self.changed(host, verdict)));
+        }
+        Ok(())
+    }
+
+    fn register(
+        &self,
+        book: &mut Book,
+        Wish { host, ttl, shape }: Wish,
+        actor: &str,
+        upstreams: &Upstreams,
+    ) -> Result<Verdict, Problem> {
+        self.settings.judge(&shape, upstreams)?;
+        let most = self.settings.api.max_registrations;
+        if book.len() >= most && book.get(&host).is_none() {
+            return Err(Problem::new(
+                Kind::Full,
+                format!("there are {most} registrations; that is `max_registrations`"),
+            ));
+        }
+        let registered = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let registered = u64::try_from(registered.as_millis()).unwrap_or(u64::MAX);
+        let owner = actor.to_owned();
+        book.register(Registration { host, owner, registered, ttl, shape }, &self.owners())
+    }
+
+    fn heartbeat(&mut self, host: &SniPattern, actor: &str) -> Result<Answer, Problem> {
+        let Some(registration) = self.book.get(host).cloned() else {
+            let detail = format!("{host} is not registered (any more); register it again");
+            return Err(Problem::at(Kind::NoSuchRegistration, "host", detail));
+        };
+        self.owners().check(&registration, actor)?;
+        self.leases.set(host, registration.ttl, now());
+        Ok(self.changed(host.clone(), Verdict::Unchanged))
+    }
+
+    /// Whether somebody of higher precedence has the name that was asked for.
+    fn is_lost(&self, pending: &Pending) -> bool {
+        match pending.verdict {
+            Verdict::Created | Verdict::Replaced | Verdict::Unchanged => self.conflict(&pending.host).is_some(),
+            Verdict::Removed | Verdict::Absent => false,
+        }
+    }
+
+    /// What cannot be had is not kept: what stood there before stands there again.
+    async fn take_back(&mut self, lost: Vec<Pending>) -> Result<(), Stopping> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let (mut book, mut records) = (self.book.clone(), Vec::new());
+        let hosts: Vec<_> = lost.iter().map(|pending| pending.host.clone()).collect();
+        for Pending { host, verdict, before, answer } in lost {
+            let first = self.conflict(&host).map_or_else(|| "somebody".to_owned(), |first| format!("route {first}"));
+            let detail = format!("{host} belongs to {first}, which goes before registrations");
+            match (verdict, before) {
+                (Verdict::Unchanged | Verdict::Removed | Verdict::Absent, _) => {}
+                (Verdict::Created | Verdict::Replaced, Some(before)) => {
+                    records.push(Record::Put(Registration::clone(&before)));
+                    book.put(before);
+                }
+                (Verdict::Created | Verdict::Replaced, None) => {
+                    records.push(Record::Remove(host.to_string()));
+                    book.remove(&host);
+                }
+            }
+            let _ = answer.send(Err(Problem::at(Kind::HostTaken, "host", detail)));
+        }
+        // If the disk refuses, it stays in the book as one that is not served, and can be removed.
+        if !records.is_empty() && self.write(records, &book).await.is_ok() {
+            self.commit(book, &hosts);
+            self.publish().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts `records` on disk, where a slow one disturbs nobody.
+    async fn write(&mut self, records: Vec<Record>, after: &Book) -> Result<(), Problem> {
+        let Some(mut journal) = self.journal.take() else { return Err(Problem::stopping()) };
+        let after = after.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let written = journal.append(&records, &after);
+            (journal, written)
+        });
+        let written: Result<(), JournalError> = match written.await {
+            Ok((journal, written)) => {
+                self.journal = Some(journal);
+                written
+            }
+            Err(_) => return Err(Problem::stopping()),
+        };
+        match written {
+            Ok(()) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!(provider = %self.outlet.provider(), "the registration journal can be written again");
+                    self.outlet.unchanged().await;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(provider = %self.outlet.provider(), %error, "cannot write the registration journal");
+                let trouble = "registrations cannot be kept on disk; the daemon's log says why".to_owned();
+                self.outlet.failed(&error).await;
+                self.trouble = Some(trouble.clone());
+                Err(Problem::new(Kind::Unavailable, trouble))
+            }
+        }
+    }
+
+    /// Makes `book` the book, and the contribution what it says of `hosts`.
+    fn commit(&mut self, book: Book, hosts: &[SniPattern]) {
+        let before = std::mem::replace(&mut self.book, book);
+        if !self.contribution.unserved_items().is_empty() {
+            // One that is not allowed any more may be among them; that is rare enough to look at all.
+            self.contribution = self.compile_all();
+        } else {
+            for host in hosts.iter().filter(|host| before.get(host) != self.book.get(host)) {
+                if let Some(old) = before.get(host) {
+                    self.settings.remove(old, &mut self.contribution);
+                }
+                if let Some(new) = self.book.get(host) {
+                    self.settings.add(new, &mut self.contribution);
+                }
+            }
+        }
+        for host in hosts.iter().filter(|host| self.book.get(host).is_none()) {
+            self.leases.forget(host);
+        }
+    }
+
+    /// Returns when the contribution holds for new connections.
+    async fn publish(&mut self) -> Result<(), Stopping> {
+        let contribution = Arc::new(self.contribution.clone());
+        self.outlet.applied(contribution).await.map(drop).ok_or(Stopping)
+    }
+
+    fn compile_all(&self) -> Contribution {
+        let upstreams = self.upstreams();
+        self.settings.all(self.book.iter().map(AsRef::as_ref), &upstreams, self.outlet.contribution())
+    }
+
+    fn upstreams(&self) -> Upstreams {
+        let config = self.snapshots.borrow().config.clone();
+        Upstreams::new(&self.settings.api.upstreams, &config, LocalAddresses::of_this_host())
+    }
+
+    fn owners(&self) -> Owners<'_> {
+        Owners(&self.settings.api.tokens)
+    }
+
+    /// Who has this name instead of us.
+    fn conflict(&self, host: &SniPattern) -> Option<RouteName> {
+        let route = route_name(host, &self.contribution);
+        let snapshot = self.snapshots.borrow();
+        snapshot
+            .routes
+            .conflicts()
+            .iter()
+            .find(|conflict| conflict.second == route)
+            .map(|conflict| conflict.first.clone())
+    }
+
+    fn lease(&self, registration: &Registration) -> Option<Lease> {
+        let ttl = registration.ttl?;
+        let left = self.leases.left(&registration.host, now()).unwrap_or_default();
+        Some(Lease { ttl, expires_in: left.as_secs() })
+    }
+
+    fn changed(&self, host: SniPattern, result: Verdict) -> Answer {
+        let registration = self.book.get(&host);
+        let nothing = ShownParts { served: 0, needs_http: 0 };
+        Answer::Changed(Changed {
+            result,
+            generation: self.generation(),
+            parts: registration.map_or(nothing, |registration| {
+                let Parts { routes, needs_http } = self.settings.parts(&registration.shape);
+                ShownParts { served: routes, needs_http }
+            }),
+            lease: registration.and_then(|registration| self.lease(registration)),
+            peers: [],
+            host,
+        })
+    }
+
+    fn list(&self) -> List {
+        let snapshot = self.snapshots.borrow().clone();
+        let conflicts = snapshot.routes.conflicts().iter();
+        let taken: HashMap<_, _> = conflicts.map(|conflict| (&conflict.second, &conflict.first)).collect();
+        let upstreams = self.upstreams();
+        let problem = |registration: &Registration| {
+            let judged = self.settings.judge(&registration.shape, &upstreams);
+            let first = taken.get(&route_name(&registration.host, &self.contribution));
+            let first = first.map(|first| format!("the name belongs to route {first}"));
+            judged.err().map(|problem| problem.detail().to_owned()).or(first)
+        };
+        let listed = |registration: &Arc<Registration>| {
+            let Registration { host, owner, registered, ttl: _, shape } = registration.as_ref();
+            let Parts { routes, needs_http } = self.settings.parts(shape);
+            let problem = problem(registration);
+            Listed {
+                host: host.clone(),
+                owner: owner.clone(),
+                target: match shape {
+                    Shape::Simple { backends, .. } => Target::Simple { backends: backends.clone() },
+                    Shape::Template { template, address, secrets: _ } => {
+                        Target::Template { template: template.clone(), address: *address }
+                    }
+                },
+                parts: ShownParts { served: if problem.is_some() { 0 } else { routes }, needs_http },
+                problem,
+                registered: registered / 1000,
+                lease: self.lease(registration),
+            }
+        };
+        List { generation: snapshot.generation.0, routes: self.book.iter().map(listed).collect() }
+    }
+
+    fn generation(&self) -> u64 {
+        self.snapshots.borrow().generation.0
+    }
+}
+
+impl What {
+    fn host(&self) -> Option<&SniPattern> {
+        match self {
+            Self::Register(wish) => Some(&wish.host),
+            Self::Deregister(host) | Self::Heartbeat(host) => Some(host),
+            Self::List | Self::Health => None,
+        }
+    }
+}
+
+impl Answer {
+    /// Result and generation, for the audit log.
+    pub(super) fn audit(&self) -> (&'static str, u64) {
+        match self {
+            Self::Changed(changed) => (changed.result.as_str(), changed.generation),
+            Self::List(list) => ("listed", list.generation),
+            Self::Healthy => ("healthy", 0),
+        }
+    }
+}
+
+fn as_text<S: Serializer>(host: &SniPattern, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(host)
+}
+
+/// tokio's clock, which tests can stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Seconds until an expiry is tried again that the disk did not take.
+const RETRY_EXPIRY: u32 = 5;
+
+#[cfg(test)]
+mod tests;
