@@ -83,7 +83,9 @@ pub fn preview(name: &ProviderName, config: &ProviderConfig, path: &Path) -> Res
         ProviderSource::Registry(source) => registry::preview(config, source, path, contribution),
         ProviderSource::File(source) => file::preview(config, &source.entry_points, path, contribution),
         ProviderSource::HttpPoll(source) => file::preview(config, &source.entry_points, path, contribution),
-        ProviderSource::Registration(_) => Err(format!("provider {name} is told its routes over HTTP; it reads no file")),
+        ProviderSource::Registration(_) => {
+            Err(format!("provider {name} is told its routes over HTTP; it reads no file"))
+        }
     }
 }
 

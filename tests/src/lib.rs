@@ -17,6 +17,7 @@ pub mod netns;
 pub mod node;
 pub mod payload;
 pub mod process;
+pub mod registration;
 pub mod s1;
 pub mod scripted;
 pub mod skip;

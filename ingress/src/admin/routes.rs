@@ -1,13 +1,13 @@
 //! `GET /v1/routes`: what is served, who said so, and what is not served and why.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, ProviderState};
 use crate::config::{DefaultRoute, ListenerProtocol};
 use crate::route::provider::provider_of;
-use crate::route::{PoolName, ProviderName, Unserved, Why};
+use crate::route::{Owner, PoolName, ProviderName, RouteName, Unserved, Why};
 use crate::snapshot::Snapshot;
 
 /// Which of them. Unknown keys are errors.
@@ -35,6 +35,12 @@ pub struct RouteView {
     pub route: String,
     /// `file`, or the provider's name.
     pub provider: String,
+    /// Who is behind it, where the provider speaks for several: the token that registered it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Seconds without a word of the owner after which it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
     /// Empty: all `tls` listeners.
     pub listeners: Vec<String>,
     pub pool: Option<String>,
@@ -54,6 +60,13 @@ impl Admin {
         let snapshot = self.sources.snapshots.borrow().clone();
         let providers = self.sources.providers.borrow().clone();
         let mut routes = served(&snapshot);
+        let contributions: HashMap<_, _> =
+            providers.iter().map(|provider| (provider.name.as_str(), provider)).collect();
+        for route in &mut routes {
+            let contribution = contributions.get(route.provider.as_str()).and_then(|p| p.contribution.as_ref());
+            let owner = contribution.and_then(|said| said.owner(&RouteName::new(route.route.as_str())));
+            route.set_owner(owner);
+        }
         routes.extend(providers.iter().flat_map(unserved));
         routes.retain(|route| query.wants(route));
         routes
@@ -66,6 +79,8 @@ fn served(snapshot: &Snapshot) -> Vec<RouteView> {
         kind: kind.to_owned(),
         route: route.to_owned(),
         provider: provider_of(route).unwrap_or(ProviderName::FILE).to_owned(),
+        owner: None,
+        lease: None,
         listeners,
         pool: Some(pool.to_string()),
         up: snapshot.pools.get(pool).map(|pool| pool.all().filter(|b| b.is_up() && b.is_resolved()).count()),
@@ -104,6 +119,8 @@ fn unserved(provider: &ProviderState) -> Vec<RouteView> {
         kind: kind.to_owned(),
         route,
         provider: provider.name.to_string(),
+        owner: None,
+        lease: None,
         listeners: Vec::new(),
         pool,
         up: None,
@@ -112,11 +129,25 @@ fn unserved(provider: &ProviderState) -> Vec<RouteView> {
     };
     let http = contribution.http_routes().map(|route| {
         let pool = Some(route.pool.to_string());
-        view("http", route.rule.to_string(), route.name.to_string(), pool, &Why::NeedsHttp)
+        let view = view("http", route.rule.to_string(), route.name.to_string(), pool, &Why::NeedsHttp);
+        view.of(contribution.owner(&route.name))
     });
     let items = contribution.unserved_items().iter().chain(provider.refused.iter());
     let items = items.map(|Unserved { item, why }| view("item", String::new(), item.clone(), None, why));
     http.chain(items).collect()
+}
+
+impl RouteView {
+    fn of(mut self, owner: Option<&Owner>) -> Self {
+        self.set_owner(owner);
+        self
+    }
+
+    fn set_owner(&mut self, owner: Option<&Owner>) {
+        let Some(Owner { name, lease }) = owner else { return };
+        self.owner = Some(name.to_string());
+        self.lease = lease.map(|lease| lease.as_secs());
+    }
 }
 
 impl RoutesQuery {

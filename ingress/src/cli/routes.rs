@@ -37,8 +37,8 @@ pub(super) fn write(out: &mut impl Write, routes: &[RouteView]) -> io::Result<()
     let columns =
         [Left("FOR"), Left("KIND"), Left("ROUTE"), Left("LISTENERS"), Left("POOL"), Right("UP"), Left("PROVIDER")];
     let mut table = Table::new(columns);
-    for route in &served {
-        let RouteView { matches, kind, route, provider, listeners, pool, up, .. } = route;
+    for route_view in &served {
+        let RouteView { matches, kind, route, listeners, pool, up, .. } = route_view;
         table.row([
             matches.clone(),
             kind.clone(),
@@ -46,7 +46,7 @@ pub(super) fn write(out: &mut impl Write, routes: &[RouteView]) -> io::Result<()
             if listeners.is_empty() { "all".to_owned() } else { listeners.join(" ") },
             pool.clone().unwrap_or_default(),
             up.map_or_else(String::new, |up| count(up as u64)),
-            provider.clone(),
+            said_by(route_view),
         ]);
     }
     if !served.is_empty() {
@@ -55,10 +55,19 @@ pub(super) fn write(out: &mut impl Write, routes: &[RouteView]) -> io::Result<()
     if !unserved.is_empty() {
         let line = if served.is_empty() { "" } else { "\n" };
         writeln!(out, "{line}not served: {}", plural(unserved.len() as u64, "item"))?;
-        for RouteView { matches, route, provider, why, .. } in unserved {
+        for item in unserved {
+            let (RouteView { matches, route, why, .. }, provider) = (item, said_by(item));
             let matches = if matches.is_empty() { String::new() } else { format!(" {matches}") };
             writeln!(out, "  {provider}: {route}{matches}: {}", why.as_deref().unwrap_or_default())?;
         }
     }
     Ok(())
+}
+
+/// The provider, and who told it: `platform: servers, lease 30s`.
+fn said_by(route: &RouteView) -> String {
+    let RouteView { provider, owner, lease, .. } = route;
+    let owner = owner.as_ref().map(|owner| format!(": {owner}")).unwrap_or_default();
+    let lease = lease.map(|seconds| format!(", lease {seconds}s")).unwrap_or_default();
+    format!("{provider}{owner}{lease}")
 }

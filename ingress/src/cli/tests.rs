@@ -218,6 +218,8 @@ fn routes_name_what_is_served_and_what_is_not() {
         kind: "sni".into(),
         route: format!("{matches}@nodes"),
         provider: "nodes".into(),
+        owner: None,
+        lease: None,
         listeners: vec![],
         pool: Some("app@nodes".into()),
         up: Some(2),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::rule::Rule;
 use super::{ListenerName, OnRemove, PoolName, ProviderName, RouteName, RouteSpec, SniPattern};
@@ -23,6 +24,15 @@ pub struct Contribution {
     http: BTreeMap<RouteName, Arc<HttpRoute>>,
     http_pools: BTreeMap<PoolName, Arc<PoolConfig>>,
     unserved: Vec<Unserved>,
+    owners: BTreeMap<RouteName, Owner>,
+}
+
+/// Who is behind a route, where a provider speaks for several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub name: Arc<str>,
+    /// Without a word of the owner for so long, the route goes.
+    pub lease: Option<Duration>,
 }
 
 /// A port that the provider wants open, with one pool behind it.
@@ -75,6 +85,7 @@ impl Contribution {
             http: BTreeMap::new(),
             http_pools: BTreeMap::new(),
             unserved: Vec::new(),
+            owners: BTreeMap::new(),
         }
     }
 
@@ -112,7 +123,9 @@ impl Contribution {
 
     /// Takes a route away, and says whether it was there. Its pool stays, for others may use it.
     pub fn remove_route(&mut self, name: &str) -> bool {
-        self.routes.remove(&self.provider.route(name)).is_some()
+        let name = self.provider.route(name);
+        self.owners.remove(&name);
+        self.routes.remove(&name).is_some()
     }
 
     pub fn remove_pool(&mut self, name: &str) -> bool {
@@ -135,7 +148,18 @@ impl Contribution {
     /// Takes such a route away with its pool, and says whether it was there.
     pub fn remove_http(&mut self, name: &str) -> bool {
         self.http_pools.remove(&self.provider.pool(name));
-        self.http.remove(&self.provider.route(name)).is_some()
+        let name = self.provider.route(name);
+        self.owners.remove(&name);
+        self.http.remove(&name).is_some()
+    }
+
+    /// Says who is behind a route, of either kind.
+    pub fn owned(&mut self, name: &str, owner: Owner) {
+        self.owners.insert(self.provider.route(name), owner);
+    }
+
+    pub fn owner(&self, route: &RouteName) -> Option<&Owner> {
+        self.owners.get(route)
     }
 
     /// Notes an item that is not served, and why.

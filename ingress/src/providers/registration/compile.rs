@@ -1,6 +1,7 @@
 //! Registrations -> routes, pools, and what only HTTP can serve. Pure.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -13,7 +14,7 @@ use crate::config::{
     ProxyTlvs, RegistrationConfig, TemplateConfig,
 };
 use crate::route::rule::{Matcher, Rule};
-use crate::route::{Contribution, HttpRoute, ListenerName, RouteName, SniPattern, Why};
+use crate::route::{Contribution, HttpRoute, ListenerName, Owner, RouteName, SniPattern, Why};
 
 /// What the configuration says of every registration.
 #[derive(Clone, Debug)]
@@ -73,18 +74,22 @@ impl Settings {
 
     /// Adds what a judged registration asks for.
     pub(super) fn add(&self, registration: &Registration, to: &mut Contribution) -> Parts {
-        let Registration { host, shape, .. } = registration;
+        let Registration { host, shape, owner, ttl, registered: _ } = registration;
         let name = part_name(host);
+        let owner =
+            Owner { name: owner.as_str().into(), lease: ttl.map(|seconds| Duration::from_secs(seconds.into())) };
         let mut parts = Parts::default();
         match shape {
             Shape::Simple { backends, tls: Tls::Passthrough, proxy_protocol } => {
                 let pool = self.pool(backends.iter().map(backend).collect(), header(*proxy_protocol));
                 self.route(&name, host, pool, to);
+                to.owned(&name, owner);
                 parts.routes += 1;
             }
             Shape::Simple { backends, tls: Tls::Terminate, proxy_protocol } => {
                 let pool = self.pool(backends.iter().map(backend).collect(), header(*proxy_protocol));
                 http(&name, host, &PathMatch::Below("/".to_owned()), Vec::new(), pool, to);
+                to.owned(&name, owner);
                 parts.needs_http += 1;
             }
             Shape::Template { template, address, secrets: _ } => {
@@ -96,11 +101,14 @@ impl Settings {
                 if let Some(passthrough) = template.passthrough {
                     let pool = self.pool(at(passthrough.port), passthrough.proxy_protocol);
                     self.route(&name, host, pool, to);
+                    to.owned(&name, owner.clone());
                     parts.routes += 1;
                 }
                 for (n, route) in template.routes.iter().enumerate() {
                     let pool = self.pool(at(route.port), ProxyProtocol::None);
-                    http(&http_name(&name, n), host, &route.path, middlewares(template, *address), pool, to);
+                    let name = http_name(&name, n);
+                    http(&name, host, &route.path, middlewares(template, *address), pool, to);
+                    to.owned(&name, owner.clone());
                     parts.needs_http += 1;
                 }
             }
