@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 readonly BPF_LINKER=0.13.0
 # Loads the LLVM of rustc itself, for hosts where Debian's LLVM 22 cannot be had.
 readonly BPF_LINKER_WITHOUT_LLVM=0.10.4
+# Tests the registration API against its own document.
+readonly SCHEMATHESIS=4.32.5
 readonly LLVM_PREFIX=/usr/lib/llvm-22
 
 base=(ca-certificates curl gcc cmake make iproute2 nginx openssl procps)
@@ -80,6 +82,18 @@ install_bpf_linker() {
   fi
 }
 
+install_schemathesis() {
+  if command -v schemathesis >/dev/null; then return; fi
+  say "installing schemathesis into /opt/schemathesis"
+  install_packages python3-venv
+  as_root python3 -m venv /opt/schemathesis
+  if as_root /opt/schemathesis/bin/pip install --quiet "schemathesis==$SCHEMATHESIS"; then
+    as_root ln -sf /opt/schemathesis/bin/schemathesis /usr/local/bin/schemathesis
+  else
+    say "schemathesis cannot be had here; its scenario will be skipped"
+  fi
+}
+
 mount_bpffs() {
   [[ $(stat --file-system --format=%T /sys/fs/bpf) == bpf_fs ]] && return
   say "mounting /sys/fs/bpf"
@@ -95,4 +109,5 @@ esac
 install_packages "${packages[@]}"
 install_rust
 install_bpf_linker
+[[ ${1:-} == --demo ]] || install_schemathesis
 mount_bpffs

@@ -42,6 +42,9 @@ use journal::Journal;
 use registrar::{Order, Registrar, Stopping};
 use tokens::Tokens;
 
+/// An address, and what is in the way of listening there.
+type DoorNews = (SocketAddr, Option<String>);
+
 /// Serves what the journal says, then opens the door, until it is dropped.
 pub(super) async fn run(
     config: ProviderConfig,
@@ -58,15 +61,15 @@ pub(super) async fn run(
     };
 
     let (orders, waiting) = mpsc::channel(ORDERS);
-    let tokens = RwLock::new(read_tokens(&source, registrar.outlet()).await);
+    let tokens = RwLock::new(read_tokens(&source, &mut registrar).await);
     let api = Arc::new(Api { provider, tokens, orders, metrics });
     let mut doors = JoinSet::new();
-    let (failures, failed) = mpsc::channel(1);
+    let (news, told) = mpsc::channel(1);
     for bind in &source.bind {
-        doors.spawn(keep_open(*bind, source.clone(), api.clone(), failures.clone()));
+        doors.spawn(keep_open(*bind, source.clone(), api.clone(), news.clone()));
     }
     // Ends when the daemon stops; the doors close with it.
-    let Err(Stopping) = work(&mut registrar, &api, &source, waiting, failed).await;
+    let Err(Stopping) = work(&mut registrar, &api, &source, waiting, told).await;
 }
 
 /// Everything that happens to the registrar, one after the other.
@@ -75,7 +78,7 @@ async fn work(
     api: &Api,
     source: &RegistrationConfig,
     mut waiting: mpsc::Receiver<Order>,
-    mut failed: mpsc::Receiver<String>,
+    mut told: mpsc::Receiver<DoorNews>,
 ) -> Result<std::convert::Infallible, Stopping> {
     let files = Tokens::files(&source.tokens);
     let mut watch = FileWatch::start(files.iter().map(AsRef::as_ref));
@@ -88,10 +91,10 @@ async fn work(
             1.. = waiting.recv_many(&mut orders, ORDERS) => registrar.take(orders.drain(..)).await?,
             () = sleep_until(expiry) => registrar.expire().await?,
             () = watch.settled() => {
-                let tokens = read_tokens(source, registrar.outlet()).await;
+                let tokens = read_tokens(source, registrar).await;
                 *api.tokens.write() = tokens;
             }
-            Some(error) = failed.recv() => registrar.outlet().failed(error).await,
+            Some((bind, trouble)) = told.recv() => registrar.note(&format!("listening on {bind}"), trouble).await,
         }
     }
 }
@@ -113,32 +116,28 @@ async fn open(outlet: &Outlet, snapshots: &watch::Receiver<Arc<Snapshot>>) -> (J
     }
 }
 
-async fn read_tokens(source: &RegistrationConfig, outlet: &Outlet) -> Tokens {
+async fn read_tokens(source: &RegistrationConfig, registrar: &mut Registrar) -> Tokens {
     let config = source.tokens.clone();
     let read = tokio::task::spawn_blocking(move || Tokens::read(&config, |name| std::env::var(name).ok())).await;
     let (tokens, problems) = read.unwrap_or_default();
-    for problem in &problems {
-        tracing::warn!(provider = %outlet.provider(), problem, "registration");
-    }
-    if !problems.is_empty() {
-        outlet.failed(problems.join("; ")).await;
-    }
+    registrar.note("tokens", (!problems.is_empty()).then(|| problems.join("; "))).await;
     tokens
 }
 
 /// Listens on `bind`, and tries until it can.
-async fn keep_open(bind: SocketAddr, source: RegistrationConfig, api: Arc<Api>, failures: mpsc::Sender<String>) {
+async fn keep_open(bind: SocketAddr, source: RegistrationConfig, api: Arc<Api>, news: mpsc::Sender<DoorNews>) {
     let RegistrationConfig { device, sources, .. } = source;
     let listener = loop {
         match bind_tcp(bind, device.as_deref()) {
             Ok(listener) => break listener,
             Err(error) => {
                 // Nobody listens any more: the provider ends.
-                let _ = failures.send(format!("listening on {bind}: {error}")).await;
+                let _ = news.send((bind, Some(error.to_string()))).await;
             }
         }
         tokio::time::sleep(RETRY).await;
     };
+    let _ = news.send((bind, None)).await;
     tracing::info!(provider = %api.provider, %bind, device, "registration API");
     let (metrics, provider) = (api.metrics.clone(), api.provider.clone());
     let door = Door { listener, sources, inside: Arc::<Inside>::default(), metrics, provider };

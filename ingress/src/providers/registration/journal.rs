@@ -10,7 +10,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -100,8 +100,11 @@ impl Journal {
     /// I/O; the records may or may not be there after the next start.
     pub(super) fn append(&mut self, records: &[Record], after: &Book) -> Result<(), JournalError> {
         let too_many = self.records + records.len() > COMPACT_ABOVE + after.len() * 2;
-        // The file is back in its place only if all goes well.
-        let Some(mut file) = self.file.take().filter(|_| !too_many) else { return self.rewrite(after) };
+        // The file is back in its place only if all goes well. One that somebody removed would take records and lose them.
+        let is_there = |file: &File| file.metadata().is_ok_and(|file| file.nlink() > 0);
+        let Some(mut file) = self.file.take().filter(|file| !too_many && is_there(file)) else {
+            return self.rewrite(after);
+        };
         let lines: Vec<u8> = records.iter().flat_map(line).collect();
         file.write_all(&lines).and_then(|()| file.sync_data()).map_err(failed("writing", &self.path))?;
         self.file = Some(file);

@@ -4,7 +4,7 @@
 //! What waits together is written with one `fsync` and published once. Each round goes
 //! wish -> book (pure) -> journal -> control -> answer; whatever fails, the book says what the journal says.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -122,8 +122,8 @@ pub(super) struct Registrar {
     leases: Leases,
     /// Away only while it is being written.
     journal: Option<Journal>,
-    /// Of the last write.
-    trouble: Option<String>,
+    /// What does not work now, by what it is about.
+    troubles: BTreeMap<String, String>,
 }
 
 /// The daemon stops.
@@ -154,8 +154,17 @@ impl Registrar {
         }
         let contribution = outlet.contribution();
         let journal = Some(journal);
-        let mut registrar =
-            Self { settings, outlet, snapshots, metrics, book, contribution, leases, journal, trouble: None };
+        let mut registrar = Self {
+            settings,
+            outlet,
+            snapshots,
+            metrics,
+            book,
+            contribution,
+            leases,
+            journal,
+            troubles: BTreeMap::new(),
+        };
         registrar.contribution = registrar.compile_all();
         registrar.publish().await?;
         Ok(registrar)
@@ -166,8 +175,30 @@ impl Registrar {
         self.leases.next()
     }
 
-    pub(super) fn outlet(&self) -> &Outlet {
-        &self.outlet
+    /// Notes what does not work, or that it works again, for the log and the status.
+    pub(super) async fn note(&mut self, what: &str, trouble: Option<String>) {
+        let before = self.troubles.remove(what);
+        let provider = self.outlet.provider();
+        match (&before, &trouble) {
+            (before, Some(trouble)) if before.as_ref() != Some(trouble) => {
+                tracing::warn!(%provider, what, trouble, "registration")
+            }
+            (Some(_), None) => tracing::info!(%provider, what, "registration: this works again"),
+            (Some(_) | None, _) => {}
+        }
+        if before == trouble && trouble.is_none() {
+            return;
+        }
+        self.troubles.extend(trouble.map(|trouble| (what.to_owned(), trouble)));
+        match self.troubles.is_empty() {
+            true => self.outlet.unchanged().await,
+            false => self.report().await,
+        }
+    }
+
+    async fn report(&self) {
+        let troubles: Vec<_> = self.troubles.iter().map(|(what, trouble)| format!("{what}: {trouble}")).collect();
+        self.outlet.failed(troubles.join("; ")).await;
     }
 
     /// Takes orders in turn. Those that meet at one host go one after the other.
@@ -230,11 +261,8 @@ impl Registrar {
                     continue;
                 }
                 What::Health => {
-                    let healthy = match &self.trouble {
-                        None => Ok(Answer::Healthy),
-                        Some(trouble) => Err(Problem::new(Kind::Unavailable, trouble.clone())),
-                    };
-                    let _ = answer.send(healthy);
+                    let healthy = !self.troubles.contains_key(JOURNAL);
+                    let _ = answer.send(if healthy { Ok(Answer::Healthy) } else { Err(disk_refuses()) });
                     continue;
                 }
             };
@@ -365,18 +393,12 @@ impl Registrar {
         };
         match written {
             Ok(()) => {
-                if self.trouble.take().is_some() {
-                    tracing::info!(provider = %self.outlet.provider(), "the registration journal can be written again");
-                    self.outlet.unchanged().await;
-                }
+                self.note(JOURNAL, None).await;
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(provider = %self.outlet.provider(), %error, "cannot write the registration journal");
-                let trouble = "registrations cannot be kept on disk; the daemon's log says why".to_owned();
-                self.outlet.failed(&error).await;
-                self.trouble = Some(trouble.clone());
-                Err(Problem::new(Kind::Unavailable, trouble))
+                self.note(JOURNAL, Some(error.to_string())).await;
+                Err(disk_refuses())
             }
         }
     }
@@ -405,7 +427,12 @@ impl Registrar {
     /// Returns when the contribution holds for new connections.
     async fn publish(&mut self) -> Result<(), Stopping> {
         let contribution = Arc::new(self.contribution.clone());
-        self.outlet.applied(contribution).await.map(drop).ok_or(Stopping)
+        self.outlet.applied(contribution).await.ok_or(Stopping)?;
+        if !self.troubles.is_empty() {
+            // To control, a contribution is a good word.
+            self.report().await;
+        }
+        Ok(())
     }
 
     fn compile_all(&self) -> Contribution {
@@ -519,11 +546,16 @@ fn as_text<S: Serializer>(host: &SniPattern, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(host)
 }
 
+fn disk_refuses() -> Problem {
+    Problem::new(Kind::Unavailable, "registrations cannot be kept on disk; the daemon's log says why")
+}
+
 /// tokio's clock, which tests can stop.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+const JOURNAL: &str = "journal";
 /// Seconds until an expiry is tried again that the disk did not take.
 const RETRY_EXPIRY: u32 = 5;
 

@@ -193,3 +193,18 @@ fn a_newer_journal_is_not_touched() {
     assert!(error.to_string().contains("newer version"), "{error}");
     assert_eq!(fs::read(&path).expect("the file"), newer);
 }
+
+#[test]
+fn a_journal_that_somebody_removed_is_written_anew() {
+    let state = tempfile::tempdir().expect("a directory");
+    let (mut journal, _) = Journal::open(state.path(), &provider()).expect("a new journal");
+    let mut book = Book::default();
+    apply(&mut book, &put(1, 1));
+    journal.append(&[put(1, 1)], &book).expect("appended");
+    fs::remove_file(&journal.path).expect("removed");
+    apply(&mut book, &put(2, 2));
+    journal.append(&[put(2, 2)], &book).expect("written anew");
+    drop(journal);
+    let (_, recovered) = Journal::open(state.path(), &provider()).expect("the journal");
+    assert_eq!(recovered.book, book);
+}

@@ -181,3 +181,25 @@ async fn a_lease_ends_without_heartbeats_and_not_because_of_a_restart() {
     let desk = desk.restart().await;
     assert_eq!(desk.served(), ["a.example.com@platform"], "what has ended does not come back");
 }
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_not_acknowledged_and_not_served() {
+    let mut desk = Desk::open().await;
+    desk.one("one", register("a.example.com", "10.0.1.1:1")).await.expect("registered");
+    let directory = desk.state.path().join("registrations");
+    let aside = desk.state.path().join("aside");
+    std::fs::rename(&directory, &aside).expect("moved");
+    std::fs::remove_file(aside.join("platform.journal")).expect("removed");
+    std::fs::write(&directory, "in the way").expect("an obstacle");
+    assert_eq!(desk.one("one", register("b.example.com", "10.0.1.1:1")).await, Err(503));
+    assert_eq!(desk.one("one", What::Deregister(host("a.example.com"))).await, Err(503));
+    assert_eq!(desk.one("one", What::Health).await, Err(503));
+    assert_eq!(desk.served(), ["a.example.com@platform"]);
+
+    std::fs::remove_file(&directory).expect("removed");
+    std::fs::rename(&aside, &directory).expect("moved back");
+    desk.one("one", register("b.example.com", "10.0.1.1:1")).await.expect("the disk takes it again");
+    desk.one("one", What::Health).await.expect("all is well again");
+    let desk = desk.restart().await;
+    assert_eq!(desk.served(), ["a.example.com@platform", "b.example.com@platform"]);
+}
