@@ -13,6 +13,7 @@ mod compile;
 mod door;
 mod journal;
 mod leases;
+mod order;
 mod problem;
 mod registrar;
 mod request;
@@ -39,7 +40,8 @@ use api::{Api, MAX_BODY};
 use compile::Settings;
 use door::{Door, Inside};
 use journal::Journal;
-use registrar::{Order, Registrar, Stopping};
+use order::Order;
+use registrar::{Registrar, Stopping};
 use tokens::Tokens;
 
 /// An address, and what is in the way of listening there.

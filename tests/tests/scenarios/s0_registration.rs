@@ -2,7 +2,7 @@
 //! changes nothing, and nobody else's connection notices.
 
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -217,10 +217,20 @@ fn what_is_not_allowed_is_named_by_its_field_and_changes_nothing() -> Result<()>
 fn only_the_private_device_and_its_networks_reach_the_api() -> Result<()> {
     require!("curl");
     let s0 = S0::start()?;
-    let node = s0.node()?;
+    let mut config = s0.config();
+    config["interfaces"] = json!({ "pub0": { "side": "public" } });
+    config["admission"] = json!({ "private_ports": [API_PORT] });
+    let node = s0.lab.node_with(config)?;
+    s0.open()?;
     let public = SocketAddr::from((s0.lab.lab.proxy.address, API_PORT));
-    let outside = Caller { ns: s0.lab.lab.clients[0].ns.clone(), api: public, token: Some(PLATFORM.to_owned()) };
-    assert!(outside.get("/health").is_err(), "the public side answers");
+    let outside = Caller { ns: s0.lab.lab.clients[0].ns.clone(), ..s0.platform() };
+    outside.ns.ip_batch(&format!("route add 172.24.0.0/24 via {}\n", s0.lab.lab.proxy.address))?;
+    for api in [public, s0.api()] {
+        // Dropped, not refused: nobody learns that there is such a port.
+        let connect = || TcpStream::connect_timeout(&api, Duration::from_millis(900));
+        let met = outside.ns.exec(connect).err().map(|error| error.kind());
+        assert_eq!(met, Some(std::io::ErrorKind::TimedOut), "{api} from the public side");
+    }
     // Another private network than the device's.
     let other = &s0.lab.lab.backends[2];
     let api = (s0.lab.lab.private_address(other), API_PORT).into();

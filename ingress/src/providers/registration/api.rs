@@ -17,8 +17,8 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::door::Peer;
+use super::order::{Answer, Order, What};
 use super::problem::{Kind, Problem};
-use super::registrar::{Answer, Order, What};
 use super::request;
 use super::tokens::{Actor, Tokens};
 use crate::metrics::Metrics;

@@ -4,113 +4,27 @@
 //! What waits together is written with one `fsync` and published once. Each round goes
 //! wish -> book (pure) -> journal -> control -> answer; whatever fails, the book says what the journal says.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod show;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Serialize, Serializer};
 use tokio::sync::{oneshot, watch};
 
-use super::book::{Book, Owners, Registration, Shape, Upstream, Verdict};
-use super::compile::{Parts, Settings, route_name};
+use super::book::{Book, Owners, Registration, Verdict};
+use super::compile::Settings;
 use super::journal::{Journal, JournalError, Record};
 use super::leases::Leases;
+use super::order::{Answer, Order, What};
 use super::problem::{Kind, Problem};
 use super::request::Wish;
 use super::upstreams::Upstreams;
 use crate::metrics::Metrics;
 use crate::providers::outlet::Outlet;
 use crate::providers::registry::local::LocalAddresses;
-use crate::route::{Contribution, RouteName, SniPattern};
+use crate::route::{Contribution, SniPattern};
 use crate::snapshot::Snapshot;
-
-/// What one caller asks for.
-#[derive(Debug)]
-pub(super) struct Order {
-    /// The token's name.
-    pub(super) actor: Arc<str>,
-    pub(super) what: What,
-    pub(super) answer: oneshot::Sender<Result<Answer, Problem>>,
-}
-
-#[derive(Debug)]
-pub(super) enum What {
-    Register(Wish),
-    Deregister(SniPattern),
-    Heartbeat(SniPattern),
-    List,
-    /// Whether registrations could be taken.
-    Health,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum Answer {
-    Changed(Changed),
-    List(List),
-    Healthy,
-}
-
-/// The body of a 200.
-#[derive(Debug, Serialize)]
-pub(super) struct Changed {
-    #[serde(serialize_with = "as_text")]
-    host: SniPattern,
-    result: Verdict,
-    /// The generation that holds it.
-    generation: u64,
-    #[serde(flatten)]
-    parts: ShownParts,
-    lease: Option<Lease>,
-    /// What other nodes made of it.
-    peers: [(); 0],
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct List {
-    generation: u64,
-    pub(super) routes: Vec<Listed>,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Listed {
-    #[serde(serialize_with = "as_text")]
-    pub(super) host: SniPattern,
-    owner: String,
-    #[serde(flatten)]
-    target: Target,
-    #[serde(flatten)]
-    parts: ShownParts,
-    /// Why nothing of it is served.
-    problem: Option<String>,
-    /// Unix seconds.
-    registered: u64,
-    lease: Option<Lease>,
-}
-
-/// Without secrets.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Target {
-    Simple { backends: Vec<Upstream> },
-    Template { template: String, address: std::net::IpAddr },
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct ShownParts {
-    /// Parts of it that are served.
-    served: usize,
-    /// Parts that wait for HTTP.
-    needs_http: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct Lease {
-    /// Seconds.
-    ttl: u32,
-    /// Seconds.
-    expires_in: u64,
-}
 
 pub(super) struct Registrar {
     settings: Settings,
@@ -448,102 +362,6 @@ impl Registrar {
     fn owners(&self) -> Owners<'_> {
         Owners(&self.settings.api.tokens)
     }
-
-    /// Who has this name instead of us.
-    fn conflict(&self, host: &SniPattern) -> Option<RouteName> {
-        let route = route_name(host, &self.contribution);
-        let snapshot = self.snapshots.borrow();
-        snapshot
-            .routes
-            .conflicts()
-            .iter()
-            .find(|conflict| conflict.second == route)
-            .map(|conflict| conflict.first.clone())
-    }
-
-    fn lease(&self, registration: &Registration) -> Option<Lease> {
-        let ttl = registration.ttl?;
-        let left = self.leases.left(&registration.host, now()).unwrap_or_default();
-        Some(Lease { ttl, expires_in: left.as_secs() })
-    }
-
-    fn changed(&self, host: SniPattern, result: Verdict) -> Answer {
-        let registration = self.book.get(&host);
-        let nothing = ShownParts { served: 0, needs_http: 0 };
-        Answer::Changed(Changed {
-            result,
-            generation: self.generation(),
-            parts: registration.map_or(nothing, |registration| {
-                let Parts { routes, needs_http } = self.settings.parts(&registration.shape);
-                ShownParts { served: routes, needs_http }
-            }),
-            lease: registration.and_then(|registration| self.lease(registration)),
-            peers: [],
-            host,
-        })
-    }
-
-    fn list(&self) -> List {
-        let snapshot = self.snapshots.borrow().clone();
-        let conflicts = snapshot.routes.conflicts().iter();
-        let taken: HashMap<_, _> = conflicts.map(|conflict| (&conflict.second, &conflict.first)).collect();
-        let upstreams = self.upstreams();
-        let problem = |registration: &Registration| {
-            let judged = self.settings.judge(&registration.shape, &upstreams);
-            let first = taken.get(&route_name(&registration.host, &self.contribution));
-            let first = first.map(|first| format!("the name belongs to route {first}"));
-            judged.err().map(|problem| problem.detail().to_owned()).or(first)
-        };
-        let listed = |registration: &Arc<Registration>| {
-            let Registration { host, owner, registered, ttl: _, shape } = registration.as_ref();
-            let Parts { routes, needs_http } = self.settings.parts(shape);
-            let problem = problem(registration);
-            Listed {
-                host: host.clone(),
-                owner: owner.clone(),
-                target: match shape {
-                    Shape::Simple { backends, .. } => Target::Simple { backends: backends.clone() },
-                    Shape::Template { template, address, secrets: _ } => {
-                        Target::Template { template: template.clone(), address: *address }
-                    }
-                },
-                parts: ShownParts { served: if problem.is_some() { 0 } else { routes }, needs_http },
-                problem,
-                registered: registered / 1000,
-                lease: self.lease(registration),
-            }
-        };
-        List { generation: snapshot.generation.0, routes: self.book.iter().map(listed).collect() }
-    }
-
-    fn generation(&self) -> u64 {
-        self.snapshots.borrow().generation.0
-    }
-}
-
-impl What {
-    fn host(&self) -> Option<&SniPattern> {
-        match self {
-            Self::Register(wish) => Some(&wish.host),
-            Self::Deregister(host) | Self::Heartbeat(host) => Some(host),
-            Self::List | Self::Health => None,
-        }
-    }
-}
-
-impl Answer {
-    /// Result and generation, for the audit log.
-    pub(super) fn audit(&self) -> (&'static str, u64) {
-        match self {
-            Self::Changed(changed) => (changed.result.as_str(), changed.generation),
-            Self::List(list) => ("listed", list.generation),
-            Self::Healthy => ("healthy", 0),
-        }
-    }
-}
-
-fn as_text<S: Serializer>(host: &SniPattern, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(host)
 }
 
 fn disk_refuses() -> Problem {
