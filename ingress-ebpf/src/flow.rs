@@ -4,7 +4,7 @@
 pub type Address = [u8; 16];
 
 /// The source and destination of a packet as it arrives. Key of `ingress_flows`.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     pub source: Address,
@@ -86,6 +86,16 @@ impl SynSeen {
 }
 
 impl FlowKey {
+    /// Of a packet with these addresses (in words, as they lie in a header) and ports, all in network byte order.
+    #[inline(always)]
+    pub fn new(source: [u32; 4], destination: [u32; 4], source_port: u16, destination_port: u16) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (source, destination);
+        let [[i, j], [k, l]] = [source_port.to_ne_bytes(), destination_port.to_ne_bytes()];
+        let words = [a, b, c, d, e, f, g, h, u32::from_ne_bytes([i, j, k, l])];
+        // SAFETY: 36 bytes each, and every pattern is valid in either. (Byte by byte it would take a BPF program 36 stores.)
+        unsafe { core::mem::transmute::<[u32; 9], Self>(words) }
+    }
+
     /// The key of the packets that answer this one.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
@@ -96,6 +106,12 @@ impl FlowKey {
             destination_port: self.source_port,
         }
     }
+}
+
+/// `address`, as it lies in an IPv4 header, in the words of an IPv6 header.
+#[inline(always)]
+pub const fn mapped_words(address: u32) -> [u32; 4] {
+    [0, 0, 0xffffu32.to_be(), address]
 }
 
 /// `address` in network byte order, as it stands in an IPv4 header.

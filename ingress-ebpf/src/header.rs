@@ -1,7 +1,8 @@
-//! IPv4 and TCP headers as they lie in a packet. Multi-byte fields keep network byte order; the accessors convert.
+//! IPv4, IPv6 and TCP headers as they lie in a packet. Multi-byte fields keep network byte order; the accessors convert.
 
 pub const ETHERNET_LEN: usize = 14;
 pub const IPV4_LEN: usize = 20;
+pub const IPV6_LEN: usize = 40;
 pub const TCP_LEN: usize = 20;
 pub const IPPROTO_TCP: u8 = 6;
 
@@ -38,6 +39,20 @@ pub struct Ipv4 {
     pub destination: u32,
 }
 
+/// RFC 8200 section 3, without extension headers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ipv6 {
+    /// Version, traffic class and flow label.
+    pub class_and_label: u32,
+    /// Of what follows the 40 bytes.
+    pub payload_len: u16,
+    pub next_header: u8,
+    pub hop_limit: u8,
+    pub source: [u32; 4],
+    pub destination: [u32; 4],
+}
+
 /// RFC 9293 section 3.1, without options.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +70,7 @@ pub struct Tcp {
 }
 
 const _: () = assert!(size_of::<Ipv4>() == IPV4_LEN);
+const _: () = assert!(size_of::<Ipv6>() == IPV6_LEN);
 const _: () = assert!(size_of::<Tcp>() == TCP_LEN);
 
 impl Ipv4 {
@@ -74,6 +90,18 @@ impl Ipv4 {
     #[inline(always)]
     pub const fn is_later_fragment(&self) -> bool {
         u16::from_be(self.fragment) & 0x1fff != 0
+    }
+}
+
+impl Ipv6 {
+    /// Of TCP, with all else zero.
+    pub fn new() -> Self {
+        Self { class_and_label: (6u32 << 28).to_be(), next_header: IPPROTO_TCP, ..Self::default() }
+    }
+
+    #[inline(always)]
+    pub const fn version(&self) -> u8 {
+        (u32::from_be(self.class_and_label) >> 28) as u8
     }
 }
 

@@ -10,6 +10,7 @@ pub mod connection;
 pub mod event;
 pub mod flow;
 pub mod header;
+pub mod ip;
 pub mod names;
 pub mod proof;
 pub mod rewrite;

@@ -1,19 +1,18 @@
-//! Turns a packet of one leg into a packet of the other: addresses, ports, numbers, window, checksums, TTL.
+//! Turns a packet of one leg into a packet of the other: addresses, ports, numbers, window, checksums, hops left.
 //!
 //! TCP checksums are never computed here: the caller gets differences and applies them as the kernel's
 //! `bpf_l4_csum_replace` does, which also knows packets whose checksum the device will fill in (CHECKSUM_PARTIAL).
 
 use crate::connection::{Connection, Endpoint, WindowScales};
 use crate::flow::Direction;
-use crate::header::{ACK, Ipv4, SYN, Tcp};
+use crate::header::{ACK, SYN, Tcp};
+use crate::ip::{Ip, Readdressed};
 
-/// Everything that changes in a packet of one direction. Addresses and ports in network byte order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Translation {
-    pub source: u32,
-    pub destination: u32,
-    pub source_port: u16,
-    pub destination_port: u16,
+/// Everything that changes in a packet of one direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Translation<'a> {
+    pub source: &'a Endpoint,
+    pub destination: &'a Endpoint,
     /// Added to sequence numbers.
     pub seq_delta: u32,
     /// Added to acknowledgement numbers and SACK edges.
@@ -31,6 +30,9 @@ pub struct Difference {
     pub pseudo: u32,
     /// Of the TCP header.
     pub header: u32,
+    /// For `bpf_csum_update`, which repairs the sum over the whole packet that some devices deliver (CHECKSUM_COMPLETE). Zero
+    /// for IPv4: its header has a checksum.
+    pub uncovered: u32,
 }
 
 /// Adds up differences in one's complement (RFC 1624).
@@ -89,57 +91,34 @@ pub fn window(field: u16, up: u8, down: u8) -> u16 {
     }
 }
 
-impl Translation {
+impl<'a> Translation<'a> {
     /// For packets of `connection` that go in `direction`.
     #[inline(always)]
-    pub fn of(connection: &Connection, direction: Direction) -> Self {
+    pub fn of(connection: &'a Connection, direction: Direction) -> Self {
         let WindowScales { client, to_client, backend, to_backend } = connection.scale;
-        match direction {
-            Direction::ToBackend => Self {
-                source: ipv4(&connection.source),
-                destination: ipv4(&connection.backend),
-                source_port: u16::from_ne_bytes(connection.source.port),
-                destination_port: u16::from_ne_bytes(connection.backend.port),
-                seq_delta: connection.to_backend_delta,
-                ack_delta: connection.to_client_delta.wrapping_neg(),
-                scale_up: client,
-                scale_down: to_backend,
-            },
-            Direction::ToClient => Self {
-                source: ipv4(&connection.local),
-                destination: ipv4(&connection.client),
-                source_port: u16::from_ne_bytes(connection.local.port),
-                destination_port: u16::from_ne_bytes(connection.client.port),
-                seq_delta: connection.to_client_delta,
-                ack_delta: connection.to_backend_delta.wrapping_neg(),
-                scale_up: backend,
-                scale_down: to_client,
-            },
-        }
+        let (source, destination) = match direction {
+            Direction::ToBackend => (&connection.source, &connection.backend),
+            Direction::ToClient => (&connection.local, &connection.client),
+        };
+        let (seq_delta, opposite, scale_up, scale_down) = match direction {
+            Direction::ToBackend => (connection.to_backend_delta, connection.to_client_delta, client, to_backend),
+            Direction::ToClient => (connection.to_client_delta, connection.to_backend_delta, backend, to_client),
+        };
+        Self { source, destination, seq_delta, ack_delta: opposite.wrapping_neg(), scale_up, scale_down }
     }
 
-    /// Rewrites both headers; the IPv4 checksum is right afterwards, the TCP checksum is left to the caller. The TTL must be
-    /// above 1.
+    /// Rewrites both headers; an IPv4 checksum is right afterwards, the TCP checksum is left to the caller. There must be more
+    /// than one hop left.
     #[inline(always)]
-    pub fn apply(&self, ip: &mut Ipv4, tcp: &mut Tcp) -> Difference {
-        let mut pseudo = Sum::default();
-        pseudo.replace32(ip.source, self.source);
-        pseudo.replace32(ip.destination, self.destination);
-        let pseudo = pseudo.fold32();
-
-        let hops = u16::from_ne_bytes([ip.ttl, ip.protocol]);
-        ip.ttl = ip.ttl.wrapping_sub(1);
-        let mut ip_sum = Sum::default();
-        ip_sum.replace16(hops, u16::from_ne_bytes([ip.ttl, ip.protocol]));
-        ip.check = self::apply(ip.check, fold_pair(ip_sum.fold32(), pseudo));
-        ip.source = self.source;
-        ip.destination = self.destination;
-
+    pub fn apply<I: Ip>(&self, ip: &mut I, tcp: &mut Tcp) -> Difference {
+        let Readdressed { pseudo, uncovered } = ip.forward(&self.source.address, &self.destination.address);
         let mut sum = Sum::default();
-        sum.replace16(tcp.source_port, self.source_port);
-        tcp.source_port = self.source_port;
-        sum.replace16(tcp.destination_port, self.destination_port);
-        tcp.destination_port = self.destination_port;
+        let (source_port, destination_port) =
+            (u16::from_ne_bytes(self.source.port), u16::from_ne_bytes(self.destination.port));
+        sum.replace16(tcp.source_port, source_port);
+        tcp.source_port = source_port;
+        sum.replace16(tcp.destination_port, destination_port);
+        tcp.destination_port = destination_port;
         let seq = u32::from_be(tcp.seq).wrapping_add(self.seq_delta).to_be();
         sum.replace32(tcp.seq, seq);
         tcp.seq = seq;
@@ -153,19 +132,13 @@ impl Translation {
             sum.replace16(tcp.window, scaled);
             tcp.window = scaled;
         }
-        Difference { pseudo, header: sum.fold32() }
+        Difference { pseudo, header: sum.fold32(), uncovered }
     }
 }
 
-/// The IPv4 address of an endpoint, in network order.
+/// The sum of two differences.
 #[inline(always)]
-fn ipv4(endpoint: &Endpoint) -> u32 {
-    let [.., a, b, c, d] = endpoint.address;
-    u32::from_ne_bytes([a, b, c, d])
-}
-
-#[inline(always)]
-fn fold_pair(a: u32, b: u32) -> u32 {
+pub fn fold_pair(a: u32, b: u32) -> u32 {
     let sum = a as u64 + b as u64;
     ((sum & 0xffff_ffff) + (sum >> 32)) as u32
 }

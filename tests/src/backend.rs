@@ -141,9 +141,11 @@ http {
     keepalive_requests 1000000;
     server {
         listen 443 ssl http2 proxy_protocol reuseport backlog=4096;
+        listen [::]:443 ssl http2 proxy_protocol reuseport backlog=4096;
         ssl_certificate @CRT@;
         ssl_certificate_key @KEY@;
         set_real_ip_from 172.16.0.0/12;
+        set_real_ip_from 2001:db8::/32;
         real_ip_header proxy_protocol;
         client_max_body_size 0;
         default_type application/json;

@@ -38,7 +38,11 @@ pub struct Response {
 impl Curl {
     /// Requests from `ns` for `https://<name>`, resolved to `server`, verified against `ca`.
     pub fn new(ns: &Namespace, server: SocketAddr, name: &str, ca: PathBuf) -> Self {
-        let (ip, port) = (server.ip(), server.port());
+        let port = server.port();
+        let ip = match server {
+            SocketAddr::V4(four) => four.ip().to_string(),
+            SocketAddr::V6(six) => format!("[{}]", six.ip()),
+        };
         let args = ["--silent", "--show-error", "--max-time", "60", "--noproxy", "*", "--cacert"];
         let mut args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         args.extend([ca.display().to_string(), "--resolve".into(), format!("{name}:{port}:{ip}")]);

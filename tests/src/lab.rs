@@ -8,7 +8,7 @@
 //! Each party is a namespace of its own, each network a bridge in a switch's namespace. Backends know no way to the
 //! clients: a packet that leaves the proxy with a client's address is lost, as it is in real deployments.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 
@@ -19,7 +19,8 @@ use crate::netns::Namespace;
 #[derive(Clone, Debug)]
 pub struct Host {
     pub ns: Namespace,
-    pub address: Ipv4Addr,
+    /// IPv6 in a lab with [`LabOptions::ipv6`], where the host also has the IPv4 address that it has elsewhere.
+    pub address: IpAddr,
 }
 
 impl Host {
@@ -49,8 +50,10 @@ pub struct LabOptions {
     pub offloads: bool,
     /// Connection tracking on the proxy, with the usual `ct state established,related accept`.
     pub conntrack: bool,
-    /// Routes from backends to clients through the proxy, which forwards: the plain IP path to compare with.
+    /// Routes from backends to clients through the proxy, which forwards: the plain IPv4 path to compare with.
     pub routed: bool,
+    /// Everybody is called by an IPv6 address ([`six`]).
+    pub ipv6: bool,
 }
 
 impl Default for LabOptions {
@@ -62,6 +65,7 @@ impl Default for LabOptions {
             offloads: true,
             conntrack: false,
             routed: false,
+            ipv6: false,
         }
     }
 }
@@ -85,7 +89,8 @@ impl Lab {
 
     pub fn build(options: &LabOptions) -> Result<Self> {
         let switch = Namespace::new("switch")?;
-        let proxy = Host { ns: Namespace::new("proxy")?, address: PUBLIC_ADDRESS };
+        let called = |four: Ipv4Addr| if options.ipv6 { IpAddr::V6(six(four)) } else { IpAddr::V4(four) };
+        let proxy = Host { ns: Namespace::new("proxy")?, address: called(PUBLIC_ADDRESS) };
         let cables = Cables { switch: &switch, options };
 
         cables.network("public", ETHERNET_MTU)?;
@@ -95,7 +100,7 @@ impl Lab {
             let address = Ipv4Addr::new(192, 0, 2, 101 + n);
             let ns = Namespace::new(&format!("client{n}"))?;
             cables.plug(&ns, "eth0", address, "public", ETHERNET_MTU)?;
-            clients.push(Host { ns, address });
+            clients.push(Host { ns, address: called(address) });
         }
 
         let mut gateways: Vec<Ipv4Addr> = options.backends.iter().copied().map(gateway_of).collect();
@@ -111,7 +116,7 @@ impl Lab {
             let name = format!("private{n}");
             let ns = Namespace::new(&format!("backend{}", backends.len()))?;
             cables.plug(&ns, "eth0", address, &name, options.private_mtu)?;
-            backends.push(Host { ns, address });
+            backends.push(Host { ns, address: called(address) });
         }
 
         let lab = Self { clients, proxy, backends, switch };
@@ -130,28 +135,32 @@ impl Lab {
     }
 
     /// The proxy's own address in a backend's network: what that backend sees as its peer.
-    pub fn private_address(&self, backend: &Host) -> Ipv4Addr {
-        gateway_of(backend.address)
+    pub fn private_address(&self, backend: &Host) -> IpAddr {
+        let gateway = gateway_of(four(backend.address));
+        if backend.address.is_ipv4() { gateway.into() } else { six(gateway).into() }
     }
 
     /// Puts a long line between a host and its network, in place of its cable.
     pub fn move_away(&self, host: &Host, distance: Distance) -> Result<Line> {
         let Host { ns, address } = host;
-        let port = port_of(*address);
+        let port = port_of(four(*address));
         let cable = self.switch.run("ip", &["-oneline", "link", "show", &port])?;
         let said = |word: &str| cable.split(' ').skip_while(|found| *found != word).nth(1);
         let (mtu, network) = said("mtu").zip(said("master")).with_context(|| format!("a cable in {cable:?}"))?;
         self.switch.ip_batch(&format!("link del {port}\n"))?;
         let line = Line::between((ns, "eth0"), (&self.switch, &port), distance)?;
         self.switch.ip_batch(&format!("link set {port} mtu {mtu} master {network}\nlink set {port} up\n"))?;
-        ns.ip_batch(&format!("addr add {address}/24 dev eth0\nlink set eth0 mtu {mtu} up\n"))?;
+        ns.ip_batch(&format!(
+            "{}link set eth0 mtu {mtu} up\n",
+            take_address(four(*address), "eth0", address.is_ipv6())
+        ))?;
         Ok(line)
     }
 
     fn route_plainly(&self) -> Result<()> {
         self.proxy.ns.sysctl("ipv4/ip_forward", "1")?;
         for host in &self.backends {
-            host.ns.ip_batch(&format!("route add 192.0.2.0/24 via {}\n", gateway_of(host.address)))?;
+            host.ns.ip_batch(&format!("route add 192.0.2.0/24 via {}\n", gateway_of(four(host.address))))?;
         }
         for client in &self.clients {
             client.ns.ip_batch(&format!("route add default via {PUBLIC_ADDRESS}\n"))?;
@@ -179,7 +188,7 @@ impl Cables<'_> {
              link set {port} up\n",
             host.name()
         ))?;
-        host.ip_batch(&format!("addr add {address}/24 dev {device}\nlink set {device} up\n"))?;
+        host.ip_batch(&format!("{}link set {device} up\n", take_address(address, device, self.options.ipv6)))?;
         if !self.options.offloads {
             for (ns, device) in [(host, device), (self.switch, port.as_str())] {
                 ns.run("ethtool", &["-K", device, "tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"])?;
@@ -187,6 +196,32 @@ impl Cables<'_> {
         }
         Ok(())
     }
+}
+
+/// The IPv6 address of whoever has this IPv4 address.
+pub fn six(four: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = four.octets();
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+}
+
+/// The other way round.
+fn four(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(four) => four,
+        IpAddr::V6(six) => {
+            let [.., a, b, c, d] = six.octets();
+            Ipv4Addr::new(a, b, c, d)
+        }
+    }
+}
+
+/// Lines for `ip -batch`.
+fn take_address(address: Ipv4Addr, device: &str, ipv6: bool) -> String {
+    let mut lines = format!("addr add {address}/24 dev {device}\n");
+    if ipv6 {
+        lines += &format!("addr add {}/120 dev {device} nodad\n", six(address));
+    }
+    lines
 }
 
 /// The switch's end of a host's cable: unique in the switch, and short enough for a device name.
@@ -211,11 +246,12 @@ table inet filter {
         ct state invalid drop
         iifname \"lo\" accept
         iifname \"pub0\" tcp dport { 443, 6379 } accept
-        meta l4proto icmp accept
+        meta l4proto { icmp, ipv6-icmp } accept
     }
     chain output {
         type filter hook output priority filter; policy drop;
         ct state established,related accept
+        meta l4proto ipv6-icmp accept
         oifname { \"lo\", \"priv0\", \"priv1\" } accept
     }
 }

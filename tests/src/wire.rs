@@ -175,10 +175,12 @@ pub fn numbers(stream: &TcpStream) -> Result<Numbers> {
 /// A PROXY v2 header for TCP over IPv4, written from the specification's section 2.2.
 pub fn proxy_v2(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
-    header.extend([0x21, 0x11, 0, 12]);
+    header.extend(if source.is_ipv4() { [0x21, 0x11, 0, 12] } else { [0x21, 0x21, 0, 36] });
     for address in [source.ip(), destination.ip()] {
-        let IpAddr::V4(address) = address else { panic!("{address} is not IPv4, as everything in the lab") };
-        header.extend(address.octets());
+        match address {
+            IpAddr::V4(address) => header.extend(address.octets()),
+            IpAddr::V6(address) => header.extend(address.octets()),
+        }
     }
     for port in [source.port(), destination.port()] {
         header.extend(port.to_be_bytes());

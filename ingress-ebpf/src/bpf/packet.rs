@@ -1,43 +1,56 @@
 //! The one place that touches packet memory.
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes};
+use aya_ebpf::helpers::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+};
 use aya_ebpf::programs::TcContext;
-use ingress_ebpf::flow::{FlowKey, mapped};
-use ingress_ebpf::header::{ETHERNET_LEN, IPPROTO_TCP, IPV4_LEN, Ipv4, TCP_LEN, Tcp};
+use ingress_ebpf::flow::FlowKey;
+use ingress_ebpf::header::{ETHERNET_LEN, TCP_LEN, Tcp};
+use ingress_ebpf::ip::{self, Ip, Odd};
 use ingress_ebpf::rewrite::Difference;
 
 const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
 const BPF_F_PSEUDO_HDR: u64 = 16;
-const IP_OFFSET: usize = ETHERNET_LEN;
-/// Where TCP starts behind an IPv4 header without options.
-pub(super) const TCP_OFFSET: usize = ETHERNET_LEN + IPV4_LEN;
-const TCP_CHECK_OFFSET: u32 = TCP_OFFSET as u32 + 16;
+/// Where the checksum stands in TCP's header.
+pub(super) const TCP_CHECK: usize = 16;
 
+#[derive(Clone, Copy)]
+#[repr(transparent)]
 pub(super) struct Packet {
     skb: *mut __sk_buff,
 }
 
-/// A TCP packet's headers, copied.
-pub(super) struct Headers {
-    pub(super) ip: Ipv4,
+/// Which of the two that every program exists in.
+pub(super) enum Family {
+    Ipv4,
+    Ipv6,
+    Other,
+}
+
+/// What the headers of a plain TCP packet say, but for the addresses.
+pub(super) struct Plain {
     pub(super) tcp: Tcp,
-    pub(super) key: FlowKey,
+    /// Hops that are left.
+    pub(super) hops: u8,
+    /// TCP's header and payload, bytes; 0 where the IP header claims more than is there.
+    pub(super) segment_len: u32,
 }
 
 /// What the first look at a packet finds.
 pub(super) enum Look {
-    /// Not for us.
+    /// TCP in one piece, right behind the IP header.
+    Plain,
+    /// Anything else, or TCP with more between.
+    Odd,
+    /// Not even long enough to be TCP.
     Other,
-    Tcp(Headers),
-    /// TCP, but with IP options or in fragments: never spliced, only checked against the flow table.
-    Odd(FlowKey, Odd),
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Odd {
-    Options,
-    Fragment,
+/// Where TCP starts behind an IP header without options.
+pub(super) const fn tcp_offset<I: Ip>() -> usize {
+    ETHERNET_LEN + I::LEN
 }
 
 impl Packet {
@@ -87,6 +100,13 @@ impl Packet {
         self.skb
     }
 
+    /// True if the linear part of the packet holds `bytes` bytes.
+    #[inline(always)]
+    fn holds(&self, bytes: usize) -> bool {
+        let (data, end) = self.field(|skb| (skb.data as usize, skb.data_end as usize));
+        data + bytes <= end
+    }
+
     /// A pointer to `T` at `offset`, if the linear part of the packet holds it whole.
     #[inline(always)]
     pub(super) fn at<T>(&self, offset: usize) -> Option<*mut T> {
@@ -97,60 +117,93 @@ impl Packet {
         Some((data + offset) as *mut T)
     }
 
+    /// A packet with a VLAN tag beside it is another network's: the VLAN device gets to see it without.
     #[inline(always)]
-    pub(super) fn look(&self) -> Look {
+    pub(super) fn family(&self) -> Family {
         let (protocol, vlan) = self.field(|skb| (skb.protocol, skb.vlan_present));
-        if protocol as u16 != ETH_P_IP.to_be() || vlan != 0 {
+        if vlan != 0 {
+            return Family::Other;
+        }
+        match u16::from_be(protocol as u16) {
+            ETH_P_IP => Family::Ipv4,
+            ETH_P_IPV6 => Family::Ipv6,
+            _ => Family::Other,
+        }
+    }
+
+    /// Of a packet whose [`Packet::family`] is that of `I`.
+    #[inline(always)]
+    pub(super) fn look<I: Ip>(&self) -> Look {
+        let headers_end = tcp_offset::<I>() + TCP_LEN;
+        if !self.holds(headers_end) && self.pull(headers_end).is_none() {
             return Look::Other;
         }
-        if self.at::<[u8; TCP_OFFSET + TCP_LEN]>(0).is_none() && self.pull(TCP_OFFSET + TCP_LEN).is_none() {
-            return Look::Other;
+        match self.ip::<I>() {
+            Some(ip) if ip.is_plain_tcp() => Look::Plain,
+            Some(_) => Look::Odd,
+            None => Look::Other,
         }
-        let Some(ip) = self.at::<Ipv4>(IP_OFFSET) else { return Look::Other };
+    }
+
+    #[inline(always)]
+    pub(super) fn ip<I: Ip>(&self) -> Option<&I> {
+        let ip = self.at::<I>(ETHERNET_LEN)?;
         // SAFETY: `at` has checked the bounds; the kernel aligns the IP header to four bytes.
-        let ip = unsafe { *ip };
-        if ip.protocol != IPPROTO_TCP || ip.is_later_fragment() {
-            return Look::Other;
-        }
-        if ip.version_ihl != 0x45 {
-            let mut ports = [0u16; 2];
-            let offset = IP_OFFSET + ip.header_len();
-            return match self.load(offset, &mut ports) {
-                Some(()) => Look::Odd(key(&ip, ports[0], ports[1]), Odd::Options),
-                None => Look::Other,
-            };
-        }
-        let Some(tcp) = self.at::<Tcp>(TCP_OFFSET) else { return Look::Other };
+        Some(unsafe { &*ip })
+    }
+
+    /// The header of a plain TCP packet.
+    #[inline(always)]
+    pub(super) fn tcp<I: Ip>(&self) -> Option<Tcp> {
+        let tcp = self.at::<Tcp>(tcp_offset::<I>())?;
         // SAFETY: as above.
-        let tcp = unsafe { *tcp };
-        let key = key(&ip, tcp.source_port, tcp.destination_port);
-        if ip.is_fragment() { Look::Odd(key, Odd::Fragment) } else { Look::Tcp(Headers { ip, tcp, key }) }
+        Some(unsafe { *tcp })
     }
 
-    /// Writes both headers back and repairs the TCP checksum by `difference`.
+    /// What a plain TCP packet says.
     #[inline(always)]
-    pub(super) fn write(&self, headers: &Headers, difference: Difference) -> Option<()> {
-        // SAFETY: bounds are checked by `at`, alignment as in `look`.
-        unsafe {
-            *self.at::<Ipv4>(IP_OFFSET)? = headers.ip;
-            *self.at::<Tcp>(TCP_OFFSET)? = headers.tcp;
-        }
+    pub(super) fn plain<I: Ip>(&self) -> Option<(Plain, FlowKey)> {
+        let (ip, tcp) = (self.ip::<I>()?, self.tcp::<I>()?);
+        let segment_len = ip.segment_len(self.len().wrapping_sub(ETHERNET_LEN as u32));
+        let key = ip::key(ip, tcp.source_port, tcp.destination_port);
+        Some((Plain { tcp, hops: ip.hops(), segment_len }, key))
+    }
+
+    /// TCP that is not plain all the same: its key, and what stands between.
+    #[inline(always)]
+    pub(super) fn odd<I: Ip>(&self) -> Option<(FlowKey, Odd)> {
+        let ip = self.ip::<I>()?;
+        let four = |at| {
+            let mut bytes = [0u8; 4];
+            self.load(ETHERNET_LEN + at, &mut bytes).map(|()| bytes)
+        };
+        let (at, odd) = ip.odd_tcp(four)?;
+        let mut ports = [0u16; 2];
+        self.load(ETHERNET_LEN + at, &mut ports)?;
+        Some((ip::key(ip, ports[0], ports[1]), odd))
+    }
+
+    /// Changes both headers of a plain TCP packet where they lie, and repairs the TCP checksum by the difference.
+    #[inline(always)]
+    pub(super) fn rewrite<I: Ip>(&self, change: impl FnOnce(&mut I, &mut Tcp) -> Difference) -> Option<()> {
+        let (ip, tcp) = (self.at::<I>(ETHERNET_LEN)?, self.at::<Tcp>(tcp_offset::<I>())?);
+        // SAFETY: bounds are checked by `at`, alignment as in `look`; the two do not overlap.
+        let difference = unsafe { change(&mut *ip, &mut *tcp) };
         if difference.pseudo != 0 {
-            self.replace_checksum(difference.pseudo, BPF_F_PSEUDO_HDR)?;
+            self.replace_checksum::<I>(difference.pseudo, BPF_F_PSEUDO_HDR)?;
         }
-        self.fix_checksum(difference.header)
-    }
-
-    /// Repairs the TCP checksum after `difference` in the TCP header or payload.
-    #[inline(always)]
-    pub(super) fn fix_checksum(&self, difference: u32) -> Option<()> {
-        self.replace_checksum(difference, 0)
+        if difference.uncovered != 0 {
+            // SAFETY: a plain call. An error says that the packet came without a sum to be updated.
+            unsafe { bpf_csum_update(self.skb, difference.uncovered) };
+        }
+        self.replace_checksum::<I>(difference.header, 0)
     }
 
     #[inline(always)]
-    fn replace_checksum(&self, difference: u32, flags: u64) -> Option<()> {
+    fn replace_checksum<I: Ip>(&self, difference: u32, flags: u64) -> Option<()> {
+        let offset = (tcp_offset::<I>() + TCP_CHECK) as u32;
         // SAFETY: the helper checks the offset.
-        let result = unsafe { bpf_l4_csum_replace(self.skb, TCP_CHECK_OFFSET, 0, difference as u64, flags) };
+        let result = unsafe { bpf_l4_csum_replace(self.skb, offset, 0, difference as u64, flags) };
         (result == 0).then_some(())
     }
 
@@ -189,14 +242,4 @@ pub(super) fn store<T>(skb: *mut __sk_buff, offset: u32, from: &T) -> Option<()>
     // SAFETY: the helper reads exactly `size_of::<T>()` bytes and checks the offset.
     let result = unsafe { bpf_skb_store_bytes(skb, offset, (&raw const *from).cast(), size_of::<T>() as u32, 0) };
     (result == 0).then_some(())
-}
-
-#[inline(always)]
-fn key(ip: &Ipv4, source_port: u16, destination_port: u16) -> FlowKey {
-    FlowKey {
-        source: mapped(ip.source.to_ne_bytes()),
-        destination: mapped(ip.destination.to_ne_bytes()),
-        source_port: source_port.to_ne_bytes(),
-        destination_port: destination_port.to_ne_bytes(),
-    }
 }

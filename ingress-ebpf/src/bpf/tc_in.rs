@@ -11,15 +11,16 @@ use ingress_ebpf::flow::{
     Direction, FlowEntry, FlowKey, ListenerKey, SYN_AGAIN, SYN_ECN_CLEARED, SYN_NUMBERS, SYN_OURS, SYN_SACK,
     SYN_TIMESTAMP_REMOVED, SynSeen,
 };
-use ingress_ebpf::header::{ACK, AE, CWR, ECE, FIN, RST, SYN, TCP_LEN};
+use ingress_ebpf::header::{ACK, AE, CWR, ECE, FIN, Ipv4, Ipv6, RST, SYN, TCP_LEN, Tcp};
+use ingress_ebpf::ip::{Ip, Odd};
 use ingress_ebpf::proof::{self, observe};
 use ingress_ebpf::rewrite::{Difference, Sum, Translation, before};
 use ingress_ebpf::verdict::{Action, Verdict};
 
 use super::admission;
 use super::maps::{CONNECTIONS, EXIST, FLOWS, LISTENERS, SYNS, count, declare_labels, tell};
-use super::options::{Limits, prepare_syn, translate_sack};
-use super::packet::{Headers, Look, Odd, Packet};
+use super::options::{Limits, Place, prepare_syn, translate_sack};
+use super::packet::{Family, Look, Packet, Plain, tcp_offset};
 
 #[classifier]
 pub(crate) fn ingress_tc_in(context: TcContext) -> i32 {
@@ -28,20 +29,70 @@ pub(crate) fn ingress_tc_in(context: TcContext) -> i32 {
         // Never true; a program that refers to the map keeps it in the object.
         return declare_labels() as i32;
     }
-    let (verdict, output) = judge(&packet);
-    count(verdict);
-    if verdict.action() == Action::Drop {
-        debug!(
-            &context,
-            "dropped on ingress: verdict {}, device {}, {} bytes",
-            verdict as u32,
-            packet.device(),
-            packet.len()
-        );
+    if admission::policy().is_some() && refuse(packet) {
+        return TC_ACT_SHOT;
     }
+    match packet.family() {
+        Family::Ipv4 => take::<Ipv4>(packet),
+        Family::Ipv6 => take::<Ipv6>(packet),
+        Family::Other => {
+            count(Verdict::Miss);
+            TC_ACT_UNSPEC
+        }
+    }
+}
+
+/// Not admitted.
+#[inline(never)]
+fn refuse(packet: Packet) -> bool {
+    let Some(verdict) = admission::on_tc(&packet) else { return false };
+    count(verdict);
+    tell_drop(packet, verdict);
+    true
+}
+
+/// Flows first, beginnings then: one after the other, because a program has 512 bytes of stack in all, and either needs most
+/// of them. So each is a function of its own, for each family.
+#[inline(always)]
+fn take<I: Ip>(packet: Packet) -> i32 {
+    match handle::<I>(packet) {
+        BEGINS => begin::<I>(packet, false),
+        BEGINS_AGAIN => begin::<I>(packet, true),
+        action => action,
+    }
+}
+
+/// Beside the kernel's `TC_ACT_*`: a SYN that is of no flow.
+const BEGINS: i32 = -2;
+/// A SYN on a flow that is over, and whose entry is gone now.
+const BEGINS_AGAIN: i32 = -3;
+
+#[inline(never)]
+fn handle<I: Ip>(packet: Packet) -> i32 {
+    match judge::<I>(&packet) {
+        Judgement::Final(verdict, output) => act(packet, verdict, output),
+        Judgement::Begins => BEGINS,
+        Judgement::BeginsAgain => BEGINS_AGAIN,
+    }
+}
+
+/// Like [`handle`], of a SYN that no flow claims.
+#[inline(never)]
+fn begin<I: Ip>(packet: Packet, again: bool) -> i32 {
+    let verdict = new_connection::<I>(&packet);
+    let passed = verdict.action() == Action::Pass;
+    act(packet, if again && passed { Verdict::SynOnEnded } else { verdict }, 0)
+}
+
+#[inline(always)]
+fn act(packet: Packet, verdict: Verdict, output: u32) -> i32 {
+    count(verdict);
     match verdict.action() {
         Action::Pass => TC_ACT_UNSPEC,
-        Action::Drop => TC_ACT_SHOT,
+        Action::Drop => {
+            tell_drop(packet, verdict);
+            TC_ACT_SHOT
+        }
         // SAFETY: no parameters: the helper finds the neighbour by a route lookup on that device.
         Action::Redirect => unsafe { bpf_redirect_neigh(output, core::ptr::null_mut(), 0, 0) as i32 },
         // SAFETY: a plain call.
@@ -49,45 +100,67 @@ pub(crate) fn ingress_tc_in(context: TcContext) -> i32 {
     }
 }
 
-/// The verdict and the output device.
+#[inline(never)]
+fn tell_drop(packet: Packet, verdict: Verdict) {
+    debug!(
+        &TcContext::new(packet.raw()),
+        "dropped on ingress: verdict {}, device {}, {} bytes",
+        verdict as u32,
+        packet.device(),
+        packet.len()
+    );
+}
+
+enum Judgement {
+    /// The verdict and the output device.
+    Final(Verdict, u32),
+    Begins,
+    BeginsAgain,
+}
+
 #[inline(always)]
-fn judge(packet: &Packet) -> (Verdict, u32) {
-    if let Some(verdict) = admission::on_tc(packet) {
-        return (verdict, 0);
+fn judge<I: Ip>(packet: &Packet) -> Judgement {
+    match packet.look::<I>() {
+        Look::Plain => {}
+        Look::Odd => return Judgement::Final(odd::<I>(*packet), 0),
+        Look::Other => return Judgement::Final(Verdict::Miss, 0),
     }
-    let headers = match packet.look() {
-        Look::Other => return (Verdict::Miss, 0),
-        Look::Odd(key, odd) => {
-            // SAFETY: entries are never changed after they were inserted.
-            let live = unsafe { FLOWS.get(key) }.is_some();
-            return match odd {
-                Odd::Options if live => (Verdict::DropIpOptions, 0),
-                Odd::Fragment if live => (Verdict::DropFragment, 0),
-                Odd::Options | Odd::Fragment => (Verdict::Miss, 0),
-            };
-        }
-        Look::Tcp(headers) => headers,
+    let Some((plain, key)) = packet.plain::<I>() else { return Judgement::Final(Verdict::Miss, 0) };
+    let kind = plain.tcp.flags & (SYN | ACK | FIN | RST);
+    if kind == SYN | ACK {
+        note_answer(&key, u32::from_be(plain.tcp.seq).wrapping_add(1), u32::from_be(plain.tcp.ack));
+    }
+    // SAFETY: entries are never changed after they were inserted.
+    let Some(entry) = (unsafe { FLOWS.get(&key) }) else {
+        return if kind == SYN { Judgement::Begins } else { Judgement::Final(Verdict::Miss, 0) };
     };
-    if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN | ACK {
-        let key = headers.key;
-        note_answer(&key, u32::from_be(headers.tcp.seq).wrapping_add(1), u32::from_be(headers.tcp.ack));
-    }
-    // SAFETY: as above.
-    let Some(entry) = (unsafe { FLOWS.get(headers.key) }) else { return (without_flow(packet, headers), 0) };
     let entry = *entry;
-    let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else { return (Verdict::DropStale, 0) };
+    let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else { return Judgement::Final(Verdict::DropStale, 0) };
     // SAFETY: array map values live as long as the map. Words are written by one side each; a torn view of two words is
     // possible and harmless, since every decision rests on one of them.
     let connection = unsafe { &mut *connection };
     if connection.generation != entry.generation {
-        return (Verdict::DropStale, 0);
+        return Judgement::Final(Verdict::DropStale, 0);
     }
-    if headers.tcp.flags & SYN != 0 && is_over(connection) {
-        give_away(&headers, &entry, connection);
-        let failed = without_flow(packet, headers) == Verdict::DropRewriteFailed;
-        return (if failed { Verdict::DropRewriteFailed } else { Verdict::SynOnEnded }, 0);
+    if plain.tcp.flags & SYN != 0 && is_over(connection) {
+        give_away(&key, &entry, connection);
+        return if kind == SYN { Judgement::BeginsAgain } else { Judgement::Final(Verdict::SynOnEnded, 0) };
     }
-    on_flow(packet, headers, &entry, connection)
+    let (verdict, output) = on_flow::<I>(packet, &plain, &entry, connection);
+    Judgement::Final(verdict, output)
+}
+
+/// TCP with IP options or extension headers, or in fragments: never spliced, and of a live flow never the stack's either.
+#[inline(never)]
+fn odd<I: Ip>(packet: Packet) -> Verdict {
+    let Some((key, odd)) = packet.odd::<I>() else { return Verdict::Miss };
+    // SAFETY: entries are never changed after they were inserted.
+    let live = unsafe { FLOWS.get(&key) }.is_some();
+    match odd {
+        Odd::Options if live => Verdict::DropIpOptions,
+        Odd::Fragment if live => Verdict::DropFragment,
+        Odd::Options | Odd::Fragment => Verdict::Miss,
+    }
 }
 
 /// Either end may use its port again: ended, or cut, the connection has no more claim to it.
@@ -99,52 +172,45 @@ fn is_over(connection: &Connection) -> bool {
 
 /// The tuple of a connection that is over begins a new one. The daemon sees that the entry is no longer the old one's to remove.
 #[inline(always)]
-fn give_away(headers: &Headers, entry: &FlowEntry, connection: &mut Connection) {
+fn give_away(key: &FlowKey, entry: &FlowEntry, connection: &mut Connection) {
     let half = if entry.direction == Direction::ToBackend as u32 {
         &mut connection.from_client
     } else {
         &mut connection.from_backend
     };
     half.flags |= REUSED;
-    let _ = FLOWS.remove(headers.key);
+    let _ = FLOWS.remove(key);
 }
 
 #[inline(always)]
-fn without_flow(packet: &Packet, headers: Headers) -> Verdict {
-    if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN { new_connection(packet, headers) } else { Verdict::Miss }
-}
-
-#[inline(always)]
-fn on_flow(packet: &Packet, mut headers: Headers, entry: &FlowEntry, connection: &mut Connection) -> (Verdict, u32) {
-    let header_len = headers.tcp.header_len();
-    let total_len = packet_len(packet, &headers);
-    if header_len < TCP_LEN || total_len < 20 + header_len as u32 {
+fn on_flow<I: Ip>(packet: &Packet, plain: &Plain, entry: &FlowEntry, connection: &mut Connection) -> (Verdict, u32) {
+    let header_len = plain.tcp.header_len();
+    if header_len < TCP_LEN || plain.segment_len < header_len as u32 {
         return (Verdict::DropMalformed, 0);
     }
-    let len = total_len - 20 - header_len as u32;
-    let flags = headers.tcp.flags;
+    let len = plain.segment_len - header_len as u32;
+    let flags = plain.tcp.flags;
 
     match State::from_u32(connection.state) {
         Some(State::Armed | State::Spliced | State::Draining) => {}
-        Some(State::Cut) => return (answer_with_rst(packet, headers, len), packet.device()),
+        Some(State::Cut) => return (answer_with_rst::<I>(packet, plain, len), packet.device()),
         Some(State::Free) | None => return (Verdict::DropStale, 0),
     }
-    if headers.ip.ttl <= 1 {
+    if plain.hops <= 1 {
         return (Verdict::DropTtl, 0);
     }
 
     let direction =
         if entry.direction == Direction::ToBackend as u32 { Direction::ToBackend } else { Direction::ToClient };
     if flags & SYN != 0
-        && let Some(verdict) = on_syn(&headers, direction, connection)
+        && let Some(verdict) = on_syn(plain, direction, connection)
     {
         return (verdict, 0);
     }
 
-    let seq = u32::from_be(headers.tcp.seq);
-    let ack = u32::from_be(headers.tcp.ack);
-    let window = u16::from_be(headers.tcp.window) as u32;
-    let translation = Translation::of(connection, direction);
+    let seq = u32::from_be(plain.tcp.seq);
+    let ack = u32::from_be(plain.tcp.ack);
+    let window = u16::from_be(plain.tcp.window) as u32;
     let (seen, first_ack) = match direction {
         Direction::ToBackend => {
             (proof::Packet { seq, ack, len, flags, window: window << (connection.scale.client & 15) }, false)
@@ -190,17 +256,17 @@ fn on_flow(packet: &Packet, mut headers: Headers, entry: &FlowEntry, connection:
     }
     let start = own.start;
 
-    let difference = translation.apply(&mut headers.ip, &mut headers.tcp);
-    if packet.write(&headers, difference).is_none() {
+    let translation = Translation::of(connection, direction);
+    if packet.rewrite(|ip: &mut I, tcp| translation.apply(ip, tcp)).is_none() {
         return (Verdict::DropRewriteFailed, 0);
     }
     if header_len > TCP_LEN
         && translate_sack(
-            packet.raw(),
+            place::<I>(packet),
             header_len,
             translation.ack_delta,
             receiver_start(start, direction, connection),
-            u32::from_be(headers.tcp.ack),
+            ack.wrapping_add(translation.ack_delta),
         )
         .is_none()
     {
@@ -225,9 +291,9 @@ fn receiver_start(start: u32, direction: Direction, connection: &Connection) -> 
 /// A SYN on the tuple of a live flow. `None`: the client's goes to the backend, as any router would send it; the answer is a
 /// challenge ACK, by which a client that lost its state ends the old connection (RFC 5961 section 4).
 #[inline(always)]
-fn on_syn(headers: &Headers, direction: Direction, connection: &Connection) -> Option<Verdict> {
+fn on_syn(plain: &Plain, direction: Direction, connection: &Connection) -> Option<Verdict> {
     match direction {
-        Direction::ToBackend if headers.tcp.flags & ACK == 0 => None,
+        Direction::ToBackend if plain.tcp.flags & ACK == 0 => None,
         // The answer to our own SYN, sent again: it belongs to our socket as long as there is one.
         Direction::ToClient if connection.from_backend.flags & FIRST_FLIGHT_ACKED == 0 => Some(Verdict::ToLocalSocket),
         Direction::ToBackend | Direction::ToClient => Some(Verdict::DropSyn),
@@ -258,34 +324,29 @@ fn note_answer(key: &FlowKey, remote_next: u32, ack: u32) {
 
 /// A SYN without a flow, or on one that is over. For a listener, it is made ready for a later handoff: no timestamps, no ECN.
 #[inline(always)]
-fn new_connection(packet: &Packet, mut headers: Headers) -> Verdict {
-    let mut listener =
-        ListenerKey { address: headers.key.destination, port: headers.key.destination_port, reserved: [0; 2] };
+fn new_connection<I: Ip>(packet: &Packet) -> Verdict {
+    let Some((Plain { tcp, .. }, key)) = packet.plain::<I>() else { return Verdict::Miss };
+    let mut listener = ListenerKey { address: key.destination, port: key.destination_port, reserved: [0; 2] };
     // SAFETY: entries are never changed after they were inserted.
-    if unsafe { LISTENERS.get(listener) }.is_none() {
+    if unsafe { LISTENERS.get(&listener) }.is_none() {
         listener.address = [0; 16];
         // SAFETY: as above.
-        if unsafe { LISTENERS.get(listener) }.is_none() {
+        if unsafe { LISTENERS.get(&listener) }.is_none() {
             return Verdict::Miss;
         }
     }
-    let header_len = headers.tcp.header_len();
+    let header_len = tcp.header_len();
     if header_len < TCP_LEN {
         return Verdict::Miss;
     }
     let mut flags = 0;
-    let (offset, bits) = (headers.tcp.offset, headers.tcp.flags);
-    if bits & (ECE | CWR) != 0 || offset & AE != 0 {
-        headers.tcp.flags &= !(ECE | CWR);
-        headers.tcp.offset &= !AE;
-        let mut sum = Sum::default();
-        sum.replace16(u16::from_ne_bytes([offset, bits]), u16::from_ne_bytes([headers.tcp.offset, headers.tcp.flags]));
-        if packet.write(&headers, Difference { pseudo: 0, header: sum.fold32() }).is_none() {
+    if tcp.flags & (ECE | CWR) != 0 || tcp.offset & AE != 0 {
+        if packet.rewrite(clear_ecn::<I>).is_none() {
             return Verdict::DropRewriteFailed;
         }
         flags |= SYN_ECN_CLEARED;
     }
-    let Some(found) = prepare_syn(packet.raw(), header_len, Limits::default()) else {
+    let Some(found) = prepare_syn(place::<I>(packet), header_len, Limits::default()) else {
         return Verdict::DropRewriteFailed;
     };
     if found.timestamp {
@@ -294,62 +355,61 @@ fn new_connection(packet: &Packet, mut headers: Headers) -> Verdict {
     if found.sack_permitted {
         flags |= SYN_SACK;
     }
-    let remote_next = u32::from_be(headers.tcp.seq).wrapping_add(1);
+    let remote_next = u32::from_be(tcp.seq).wrapping_add(1);
     // SAFETY: a copy; of an entry that is replaced meanwhile, a mixed one at worst, which is as unknown as none.
-    if unsafe { SYNS.get(headers.key) }.is_some_and(|earlier| earlier.remote_next == remote_next) {
+    if unsafe { SYNS.get(&key) }.is_some_and(|earlier| earlier.remote_next == remote_next) {
         flags |= SYN_AGAIN;
     }
     // SAFETY: a plain call.
     let at = unsafe { bpf_ktime_get_ns() };
     let seen = SynSeen { at, ifindex: packet.arrived_on(), flags, local_next: 0, remote_next };
-    let _ = SYNS.insert(headers.key, seen, 0);
+    let _ = SYNS.insert(&key, seen, 0);
     Verdict::SynPrepared
+}
+
+#[inline(always)]
+fn clear_ecn<I>(_ip: &mut I, tcp: &mut Tcp) -> Difference {
+    let (offset, flags) = (tcp.offset, tcp.flags);
+    tcp.flags &= !(ECE | CWR);
+    tcp.offset &= !AE;
+    let mut sum = Sum::default();
+    sum.replace16(u16::from_ne_bytes([offset, flags]), u16::from_ne_bytes([tcp.offset, tcp.flags]));
+    Difference { header: sum.fold32(), ..Difference::default() }
 }
 
 /// Turns the packet into an RST to its sender: addresses and ports change places (which no checksum notices), the number is
 /// the one that the sender itself expects. Payload stays: an RST may carry it (RFC 1122 section 4.2.2.12), and so the
 /// checksum needs no second look at it.
 #[inline(always)]
-fn answer_with_rst(packet: &Packet, mut headers: Headers, len: u32) -> Verdict {
-    if headers.tcp.has(RST) || !headers.tcp.has(ACK) {
+fn answer_with_rst<I: Ip>(packet: &Packet, plain: &Plain, len: u32) -> Verdict {
+    if plain.tcp.has(RST) || !plain.tcp.has(ACK) {
         return Verdict::DropStale;
     }
-    let fin = headers.tcp.has(FIN) as u32;
-    let old = headers.tcp;
-    let end = u32::from_be(old.seq).wrapping_add(len).wrapping_add(fin);
-    core::mem::swap(&mut headers.ip.source, &mut headers.ip.destination);
-    headers.tcp.source_port = old.destination_port;
-    headers.tcp.destination_port = old.source_port;
-    headers.tcp.seq = old.ack;
-    headers.tcp.ack = end.to_be();
-    headers.tcp.flags = RST | ACK;
-    headers.tcp.window = 0;
-    let mut sum = Sum::default();
-    // seq := ack leaves the sum as if the old seq had been replaced by the new ack.
-    sum.replace32(old.seq, headers.tcp.ack);
-    sum.replace16(
-        u16::from_ne_bytes([old.offset, old.flags]),
-        u16::from_ne_bytes([headers.tcp.offset, headers.tcp.flags]),
-    );
-    sum.replace16(old.window, 0);
-    let written = packet.write(&headers, Difference { pseudo: 0, header: sum.fold32() });
+    let fin = plain.tcp.has(FIN) as u32;
+    let written = packet.rewrite(|ip: &mut I, tcp| {
+        let old = *tcp;
+        let end = u32::from_be(old.seq).wrapping_add(len).wrapping_add(fin);
+        ip.turn_around();
+        tcp.source_port = old.destination_port;
+        tcp.destination_port = old.source_port;
+        tcp.seq = old.ack;
+        tcp.ack = end.to_be();
+        tcp.flags = RST | ACK;
+        tcp.window = 0;
+        let mut sum = Sum::default();
+        // seq := ack leaves the sum as if the old seq had been replaced by the new ack.
+        sum.replace32(old.seq, tcp.ack);
+        sum.replace16(u16::from_ne_bytes([old.offset, old.flags]), u16::from_ne_bytes([tcp.offset, tcp.flags]));
+        sum.replace16(old.window, 0);
+        Difference { header: sum.fold32(), ..Difference::default() }
+    });
     if written.is_none() || packet.swap_ethernet_addresses().is_none() {
         return Verdict::DropRewriteFailed;
     }
     Verdict::CutAnswered
 }
 
-/// IPv4 total length; a GSO packet above 64 KiB carries zero there, and an Ethernet frame may be padded, so neither length
-/// alone will do.
 #[inline(always)]
-fn packet_len(packet: &Packet, headers: &Headers) -> u32 {
-    let stated = u16::from_be(headers.ip.total_len) as u32;
-    let carried = packet.len().wrapping_sub(14);
-    if stated == 0 {
-        carried
-    } else if stated > carried {
-        0
-    } else {
-        stated
-    }
+fn place<I: Ip>(packet: &Packet) -> Place {
+    Place { skb: packet.raw(), tcp: tcp_offset::<I>() as u32 }
 }

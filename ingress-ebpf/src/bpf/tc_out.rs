@@ -9,15 +9,16 @@ use ingress_ebpf::connection::{FIRST_FLIGHT_ACKED, State};
 use ingress_ebpf::flow::{
     Direction, FlowKey, SYN_AGAIN, SYN_NUMBERS, SYN_OURS, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen,
 };
-use ingress_ebpf::header::{ACK, FIN, RST, SYN, TCP_LEN};
+use ingress_ebpf::header::{ACK, FIN, Ipv4, Ipv6, RST, SYN, TCP_LEN};
+use ingress_ebpf::ip::Ip;
 use ingress_ebpf::names::{
     PRIORITY_BYPASS, PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_SEGMENT, PRIORITY_SYN_TWICE, PRIORITY_TAG,
 };
 use ingress_ebpf::verdict::{Action, Verdict};
 
 use super::maps::{CONNECTIONS, EXIST, FLOWS, SYNS, count};
-use super::options::{Limits, prepare_syn};
-use super::packet::{Headers, Look, Packet};
+use super::options::{Limits, Place, prepare_syn};
+use super::packet::{Family, Look, Packet, tcp_offset};
 
 #[classifier]
 pub(crate) fn ingress_tc_out(context: TcContext) -> i32 {
@@ -26,46 +27,61 @@ pub(crate) fn ingress_tc_out(context: TcContext) -> i32 {
     if packet.arrived_on() != 0 {
         return TC_ACT_UNSPEC;
     }
-    let verdict = judge(&packet);
+    match packet.family() {
+        Family::Ipv4 => handle::<Ipv4>(packet),
+        Family::Ipv6 => handle::<Ipv6>(packet),
+        Family::Other => TC_ACT_UNSPEC,
+    }
+}
+
+#[inline(never)]
+fn handle<I: Ip>(packet: Packet) -> i32 {
+    let verdict = judge::<I>(&packet);
     if verdict != Verdict::Miss {
         count(verdict);
     }
     match verdict.action() {
         Action::Drop => {
-            debug!(
-                &context,
-                "dropped on egress: verdict {}, device {}, {} bytes",
-                verdict as u32,
-                packet.device(),
-                packet.len()
-            );
+            tell_drop(packet, verdict);
             TC_ACT_SHOT
         }
         Action::Pass | Action::Redirect | Action::Reflect => TC_ACT_UNSPEC,
     }
 }
 
+#[inline(never)]
+fn tell_drop(packet: Packet, verdict: Verdict) {
+    debug!(
+        &TcContext::new(packet.raw()),
+        "dropped on egress: verdict {}, device {}, {} bytes",
+        verdict as u32,
+        packet.device(),
+        packet.len()
+    );
+}
+
 #[inline(always)]
-fn judge(packet: &Packet) -> Verdict {
-    let Look::Tcp(headers) = packet.look() else { return Verdict::Miss };
+fn judge<I: Ip>(packet: &Packet) -> Verdict {
+    let Look::Plain = packet.look::<I>() else { return Verdict::Miss };
+    let Some((plain, key)) = packet.plain::<I>() else { return Verdict::Miss };
     let priority = packet.priority();
     if priority == PRIORITY_BYPASS {
         packet.set_priority(0);
         return Verdict::Miss;
     }
+    let answered = key.reversed();
     if priority & PRIORITY_TAG == PRIORITY_SYN {
         // The socket keeps the tag for life; queueing disciplines must not see it.
         packet.set_priority(0);
-        if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
-            return backend_syn(packet, &headers, priority);
+        if plain.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
+            return backend_syn::<I>(*packet, &answered, priority);
         }
-    } else if headers.tcp.flags & (SYN | ACK | FIN | RST) == SYN | ACK {
-        let key = headers.key.reversed();
-        note_answer(&key, u32::from_be(headers.tcp.seq).wrapping_add(1), u32::from_be(headers.tcp.ack));
+    } else if plain.tcp.flags & (SYN | ACK | FIN | RST) == SYN | ACK {
+        note_answer(&answered, u32::from_be(plain.tcp.seq).wrapping_add(1), u32::from_be(plain.tcp.ack));
     }
     // The flow whose packets this one would answer.
     // SAFETY: entries are never changed after they were inserted.
-    let Some(entry) = (unsafe { FLOWS.get(headers.key.reversed()) }) else { return Verdict::Miss };
+    let Some(entry) = (unsafe { FLOWS.get(&answered) }) else { return Verdict::Miss };
     let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else { return Verdict::Miss };
     // SAFETY: array map values live as long as the map.
     let connection = unsafe { &*connection };
@@ -92,14 +108,16 @@ fn note_answer(key: &FlowKey, local_next: u32, remote_next: u32) {
     }
 }
 
-#[inline(always)]
-fn backend_syn(packet: &Packet, headers: &Headers, priority: u32) -> Verdict {
-    let header_len = headers.tcp.header_len();
+#[inline(never)]
+fn backend_syn<I: Ip>(packet: Packet, answered: &FlowKey, priority: u32) -> Verdict {
+    let Some(tcp) = packet.tcp::<I>() else { return Verdict::Miss };
+    let header_len = tcp.header_len();
     if header_len < TCP_LEN {
         return Verdict::Miss;
     }
     let limits = Limits { no_sack: priority & PRIORITY_SYN_NO_SACK != 0, segment: priority & PRIORITY_SYN_SEGMENT };
-    let Some(found) = prepare_syn(packet.raw(), header_len, limits) else { return Verdict::DropRewriteFailed };
+    let place = Place { skb: packet.raw(), tcp: tcp_offset::<I>() as u32 };
+    let Some(found) = prepare_syn(place, header_len, limits) else { return Verdict::DropRewriteFailed };
     if limits.segment != 0 && !found.segment {
         // The backend will take the default, which nobody asked for: no note, no handoff.
         return Verdict::SynPreparedOut;
@@ -111,11 +129,11 @@ fn backend_syn(packet: &Packet, headers: &Headers, priority: u32) -> Verdict {
     if found.sack_permitted && !limits.no_sack {
         flags |= SYN_SACK;
     }
-    let local_next = u32::from_be(headers.tcp.seq).wrapping_add(1);
+    let local_next = u32::from_be(tcp.seq).wrapping_add(1);
     // SAFETY: a plain call.
     let at = unsafe { bpf_ktime_get_ns() };
     let seen = SynSeen { at, ifindex: packet.device(), flags, local_next, remote_next: 0 };
-    let _ = SYNS.insert(headers.key.reversed(), seen, 0);
+    let _ = SYNS.insert(answered, seen, 0);
     if priority & PRIORITY_SYN_TWICE != 0 {
         // SAFETY: the helper clones the packet; the clone's priority is cleared, so it passes here as any other.
         unsafe { bpf_clone_redirect(packet.raw(), packet.device(), 0) };

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::flow::mapped;
-use crate::header::{FIN, IPPROTO_TCP, RST};
+use crate::header::{FIN, IPPROTO_TCP, Ipv4, RST};
 
 /// RFC 1071 section 4.1, byte by byte; `seed` counts as further words.
 fn checksum(bytes: &[u8], seed: u32) -> u16 {
@@ -53,13 +53,21 @@ fn tcp_checksum(ip: &Ipv4, tcp: &Tcp, rest: &[u8]) -> u16 {
 }
 
 prop_compose! {
-    fn translations()(
-        (source, destination) in any::<(u32, u32)>(),
-        (source_port, destination_port) in any::<(u16, u16)>(),
-        (seq_delta, ack_delta) in any::<(u32, u32)>(),
-        (scale_up, scale_down) in (0u8..=14, 0u8..=14),
-    ) -> Translation {
-        Translation { source, destination, source_port, destination_port, seq_delta, ack_delta, scale_up, scale_down }
+    /// Any connection, as its packets to the backend need it.
+    fn connections()(
+        (source, backend) in any::<([u8; 4], [u8; 4])>(),
+        (source_port, backend_port) in any::<([u8; 2], [u8; 2])>(),
+        (to_backend_delta, to_client_delta) in any::<(u32, u32)>(),
+        (client, to_backend) in (0u8..=14, 0u8..=14),
+    ) -> Connection {
+        Connection {
+            to_backend_delta,
+            to_client_delta,
+            scale: WindowScales { client, to_backend, ..WindowScales::default() },
+            source: Endpoint { address: mapped(source), port: source_port },
+            backend: Endpoint { address: mapped(backend), port: backend_port },
+            ..Connection::default()
+        }
     }
 }
 
@@ -87,9 +95,13 @@ prop_compose! {
     }
 }
 
-/// As `Packet::write` does in the kernel.
-fn rewrite(translation: &Translation, ip: &mut Ipv4, tcp: &mut Tcp) {
-    let Difference { pseudo, header } = translation.apply(ip, tcp);
+fn to_backend(connection: &Connection) -> Translation<'_> {
+    Translation::of(connection, Direction::ToBackend)
+}
+
+/// As `Packet::rewrite` does in the kernel.
+fn rewrite<I: Ip>(translation: &Translation, ip: &mut I, tcp: &mut Tcp) {
+    let Difference { pseudo, header, uncovered: _ } = translation.apply(ip, tcp);
     tcp.check = apply(apply(tcp.check, pseudo), header);
 }
 
@@ -97,9 +109,9 @@ proptest! {
     #[test]
     fn both_checksums_after_a_rewrite_equal_a_full_recompute(
         (mut ip, mut tcp, rest) in packets(),
-        translation in translations(),
+        connection in connections(),
     ) {
-        rewrite(&translation, &mut ip, &mut tcp);
+        rewrite(&to_backend(&connection), &mut ip, &mut tcp);
         prop_assert_eq!(ip.check, checksum(&ip_bytes(&Ipv4 { check: 0, ..ip }), 0).to_be());
         prop_assert_eq!(tcp.check, tcp_checksum(&ip, &tcp, &rest));
     }
@@ -107,29 +119,29 @@ proptest! {
     #[test]
     fn a_broken_checksum_stays_broken(
         (ip, tcp, rest) in packets(),
-        translation in translations(),
+        connection in connections(),
         error in 1u16..0xffff,
     ) {
         let (mut ip, mut tcp) = (ip, tcp);
         tcp.check = apply(tcp.check, error.into());
-        rewrite(&translation, &mut ip, &mut tcp);
+        rewrite(&to_backend(&connection), &mut ip, &mut tcp);
         prop_assert_ne!(tcp.check, tcp_checksum(&ip, &tcp, &rest), "the end must notice what the network damaged");
     }
 
     #[test]
     fn the_inverse_rewrite_gives_the_packet_back(
         (ip, tcp, _rest) in packets(),
-        translation in translations(),
+        connection in connections(),
         window in 0u16..0x4000,
         (coarse, fine) in (0u8..=2).prop_flat_map(|shift| (0u8..=12).prop_map(move |fine| (fine + shift, fine))),
     ) {
         // A coarser sender and a finer receiver, and a window that does not clamp: nothing is rounded away.
-        let translation = Translation { scale_up: coarse, scale_down: fine, ..translation };
+        let endpoint = |address: u32, port: u16| Endpoint { address: mapped(address.to_ne_bytes()), port: port.to_ne_bytes() };
+        let (source, destination) = (endpoint(ip.source, tcp.source_port), endpoint(ip.destination, tcp.destination_port));
+        let translation = Translation { scale_up: coarse, scale_down: fine, ..to_backend(&connection) };
         let inverse = Translation {
-            source: ip.source,
-            destination: ip.destination,
-            source_port: tcp.source_port,
-            destination_port: tcp.destination_port,
+            source: &source,
+            destination: &destination,
             seq_delta: translation.seq_delta.wrapping_neg(),
             ack_delta: translation.ack_delta.wrapping_neg(),
             scale_up: fine,
@@ -147,9 +159,9 @@ proptest! {
     }
 
     #[test]
-    fn fields_that_mean_nothing_are_left_alone((mut ip, mut tcp, _rest) in packets(), translation in translations()) {
+    fn fields_that_mean_nothing_are_left_alone((mut ip, mut tcp, _rest) in packets(), connection in connections()) {
         let old = tcp;
-        rewrite(&translation, &mut ip, &mut tcp);
+        rewrite(&to_backend(&connection), &mut ip, &mut tcp);
         prop_assert_eq!((tcp.offset, tcp.flags, tcp.urgent), (old.offset, old.flags, old.urgent));
         if !old.has(ACK) {
             prop_assert_eq!(tcp.ack, old.ack);
@@ -175,14 +187,15 @@ proptest! {
             backend: endpoint([10, 0, 0, 2], 8_443),
             ..Connection::default()
         };
-        let (there, back) = (Translation::of(&connection, Direction::ToBackend), Translation::of(&connection, Direction::ToClient));
+        let of = |direction| Translation::of(&connection, direction);
+        let (there, back) = (of(Direction::ToBackend), of(Direction::ToClient));
         prop_assert_eq!(there.seq_delta.wrapping_add(back.ack_delta), 0);
         prop_assert_eq!(there.ack_delta.wrapping_add(back.seq_delta), 0);
         prop_assert_eq!((there.scale_up, there.scale_down, back.scale_up, back.scale_down), (client, to_backend, backend, to_client));
-        prop_assert_eq!(there.destination.to_ne_bytes(), [10, 0, 0, 2]);
-        prop_assert_eq!(there.source_port.to_ne_bytes(), 20_000u16.to_be_bytes());
-        prop_assert_eq!(back.source.to_ne_bytes(), [192, 0, 2, 1]);
-        prop_assert_eq!(back.destination_port.to_ne_bytes(), 50_000u16.to_be_bytes());
+        prop_assert_eq!(there.destination.address, mapped([10, 0, 0, 2]));
+        prop_assert_eq!(there.source.port, 20_000u16.to_be_bytes());
+        prop_assert_eq!(back.source.address, mapped([192, 0, 2, 1]));
+        prop_assert_eq!(back.destination.port, 50_000u16.to_be_bytes());
     }
 
     #[test]
@@ -291,3 +304,5 @@ fn dsack_blocks_below_the_start_are_cut_or_dropped() {
         );
     }
 }
+
+mod six;

@@ -5,12 +5,15 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ingress_ebpf::connection::{Connection, Endpoint};
 use ingress_ebpf::header::IPPROTO_TCP;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use parking_lot::Mutex;
+
+use super::reset::socket_address;
 
 /// The reaper's door to ctnetlink.
 pub(super) struct Conntrack(Mutex<State>);
@@ -34,6 +37,8 @@ const TUPLE_PROTO: u16 = 2;
 const NESTED: u16 = 1 << 15;
 const IP_V4_SOURCE: u16 = 1;
 const IP_V4_DESTINATION: u16 = 2;
+const IP_V6_SOURCE: u16 = 3;
+const IP_V6_DESTINATION: u16 = 4;
 const PROTO_NUMBER: u16 = 1;
 const PROTO_SOURCE_PORT: u16 = 2;
 const PROTO_DESTINATION_PORT: u16 = 3;
@@ -88,8 +93,16 @@ impl State {
 }
 
 fn message(from: &Endpoint, to: &Endpoint) -> Vec<u8> {
-    let v4 = |endpoint: &Endpoint| endpoint.address[12..].to_vec();
-    let ip = [attribute(IP_V4_SOURCE, &v4(from)), attribute(IP_V4_DESTINATION, &v4(to))].concat();
+    let (family, ip) = match (socket_address(from).ip(), socket_address(to).ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => (
+            libc::AF_INET,
+            [attribute(IP_V4_SOURCE, &from.octets()), attribute(IP_V4_DESTINATION, &to.octets())].concat(),
+        ),
+        _ => (
+            libc::AF_INET6,
+            [attribute(IP_V6_SOURCE, &from.address), attribute(IP_V6_DESTINATION, &to.address)].concat(),
+        ),
+    };
     let proto = [
         attribute(PROTO_NUMBER, &[IPPROTO_TCP]),
         attribute(PROTO_SOURCE_PORT, &from.port),
@@ -105,7 +118,7 @@ fn message(from: &Endpoint, to: &Endpoint) -> Vec<u8> {
     bytes.extend_from_slice(&CT_DELETE.to_ne_bytes());
     bytes.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     bytes.extend_from_slice(&[0; 8]);
-    bytes.extend_from_slice(&[libc::AF_INET as u8, 0, 0, 0]);
+    bytes.extend_from_slice(&[family as u8, 0, 0, 0]);
     bytes.extend_from_slice(&tuple);
     bytes
 }
@@ -127,13 +140,23 @@ mod tests {
 
     #[test]
     fn a_message_names_the_connection_as_the_kernel_expects() {
-        let from = endpoint("192.0.2.7:40000".parse().expect("test address"));
-        let to = endpoint("192.0.2.1:443".parse().expect("test address"));
-        let bytes = message(&from, &to);
-        assert_eq!(bytes.len() as u32, u32::from_ne_bytes(bytes[..4].try_into().expect("four bytes")));
-        assert_eq!(bytes.len() % 4, 0);
-        for part in [&[192, 0, 2, 7][..], &[192, 0, 2, 1], &40_000u16.to_be_bytes(), &443u16.to_be_bytes()] {
-            assert!(bytes.windows(part.len()).any(|window| window == part), "{part:?}");
+        for (from, to, family) in [
+            ("192.0.2.7:40000", "192.0.2.1:443", libc::AF_INET),
+            ("[2001:db8::7]:40000", "[2001:db8::1]:443", libc::AF_INET6),
+        ] {
+            let [from, to]: [std::net::SocketAddr; 2] = [from, to].map(|text| text.parse().expect("test address"));
+            let bytes = message(&endpoint(from), &endpoint(to));
+            assert_eq!(bytes.len() as u32, u32::from_ne_bytes(bytes[..4].try_into().expect("four bytes")));
+            assert_eq!((bytes.len() % 4, bytes[16]), (0, family as u8));
+            let octets = |ip| match ip {
+                IpAddr::V4(four) => four.octets().to_vec(),
+                IpAddr::V6(six) => six.octets().to_vec(),
+            };
+            let parts =
+                [octets(from.ip()), octets(to.ip()), from.port().to_be_bytes().into(), to.port().to_be_bytes().into()];
+            for part in parts {
+                assert!(bytes.windows(part.len()).any(|window| window == part), "{part:?} of {from}");
+            }
         }
     }
 }

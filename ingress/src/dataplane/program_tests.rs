@@ -10,5 +10,6 @@ mod handshake;
 mod refused;
 mod rig;
 mod sack;
+mod six;
 mod splice;
 mod verdicts;

@@ -1,36 +1,29 @@
 //! Sends an RST to either end of a connection whose sockets are gone.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use ingress_ebpf::connection::{Connection, Endpoint};
-use ingress_ebpf::header::{ACK, IPPROTO_TCP, Ipv4, RST, Tcp};
+use ingress_ebpf::header::{ACK, IPPROTO_TCP, IPV4_LEN, IPV6_LEN, RST, TCP_LEN};
 use ingress_ebpf::names::PRIORITY_BYPASS;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// A raw socket whose packets tc egress lets pass on handed-off tuples.
-pub(super) struct Resetter(Socket);
+/// Raw sockets whose packets tc egress lets pass on handed-off tuples.
+pub(super) struct Resetter {
+    four: Socket,
+    /// `None`: this host has no IPv6, and no flows over it.
+    six: Option<Socket>,
+}
 
 impl Resetter {
     pub(super) fn open() -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
-        let priority = PRIORITY_BYPASS as libc::c_int;
-        // SAFETY: an int option with its own size.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PRIORITY,
-                (&raw const priority).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
+        let six = match raw(Domain::IPV6) {
+            Ok(socket) => Some(socket),
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
+            Err(error) => return Err(error),
         };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        socket.set_nonblocking(true)?;
-        Ok(Self(socket))
+        Ok(Self { four: raw(Domain::IPV4)?, six })
     }
 
     /// RST both ways, each with exactly the number that its receiver last acknowledged (RFC 5961 section 3.2).
@@ -45,10 +38,38 @@ impl Resetter {
     }
 
     fn send(&self, from: &Endpoint, to: &Endpoint, seq: u32, ack: u32) -> io::Result<()> {
-        let (Some(source), Some(destination)) = (v4(from), v4(to)) else { return Ok(()) };
+        let (source, mut destination) = (socket_address(from), socket_address(to));
+        let socket = match destination {
+            SocketAddr::V4(_) => Some(&self.four),
+            SocketAddr::V6(_) => self.six.as_ref(),
+        };
+        let Some(socket) = socket else { return Err(io::ErrorKind::Unsupported.into()) };
         let packet = packet(source, destination, seq, ack);
-        self.0.send_to(&packet, &SockAddr::from(SocketAddr::V4(SocketAddrV4::new(*destination.ip(), 0)))).map(drop)
+        // The port of a raw socket's destination is a protocol, and 0 is the socket's own (raw(7), ipv6(7)).
+        destination.set_port(0);
+        socket.send_to(&packet, &SockAddr::from(destination)).map(drop)
     }
+}
+
+/// IPPROTO_RAW: we write the IP header (raw(7)).
+fn raw(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    let priority = PRIORITY_BYPASS as libc::c_int;
+    // SAFETY: an int option with its own size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PRIORITY,
+            (&raw const priority).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 pub(super) fn socket_address(endpoint: &Endpoint) -> SocketAddr {
@@ -64,50 +85,34 @@ pub(super) fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint { address: ip.octets(), port: address.port().to_be_bytes() }
 }
 
-fn v4(endpoint: &Endpoint) -> Option<SocketAddrV4> {
-    match socket_address(endpoint) {
-        SocketAddr::V4(v4) => Some(v4),
-        SocketAddr::V6(_) => None,
+/// An RST with its IP header. Of an IPv4 header the kernel fills in id and checksum (raw(7), IP_HDRINCL).
+fn packet(source: SocketAddr, destination: SocketAddr, seq: u32, ack: u32) -> Vec<u8> {
+    const HOPS: u8 = 64;
+    let mut addresses = Vec::with_capacity(32);
+    for ip in [source.ip(), destination.ip()] {
+        match ip {
+            IpAddr::V4(four) => addresses.extend(four.octets()),
+            IpAddr::V6(six) => addresses.extend(six.octets()),
+        }
     }
-}
-
-fn packet(source: SocketAddrV4, destination: SocketAddrV4, seq: u32, ack: u32) -> [u8; 40] {
-    let address = |a: SocketAddrV4| u32::from_ne_bytes(a.ip().octets());
-    // The kernel fills in id and IPv4 checksum (raw(7), IP_HDRINCL).
-    let ip = Ipv4 {
-        version_ihl: 0x45,
-        total_len: 40u16.to_be(),
-        ttl: 64,
-        protocol: IPPROTO_TCP,
-        source: address(source),
-        destination: address(destination),
-        ..Ipv4::default()
+    let tcp_len = TCP_LEN as u8;
+    let mut packet = match source {
+        SocketAddr::V4(_) => vec![0x45, 0, 0, IPV4_LEN as u8 + tcp_len, 0, 0, 0, 0, HOPS, IPPROTO_TCP, 0, 0],
+        SocketAddr::V6(_) => vec![0x60, 0, 0, 0, 0, tcp_len, IPPROTO_TCP, HOPS],
     };
-    let tcp = Tcp {
-        source_port: source.port().to_be(),
-        destination_port: destination.port().to_be(),
-        seq: seq.to_be(),
-        ack: ack.to_be(),
-        offset: 5 << 4,
-        flags: RST | ACK,
-        ..Tcp::default()
-    };
-    let mut bytes = [0u8; 40];
-    bytes[0] = ip.version_ihl;
-    bytes[2..4].copy_from_slice(&ip.total_len.to_ne_bytes());
-    bytes[8] = ip.ttl;
-    bytes[9] = ip.protocol;
-    bytes[12..16].copy_from_slice(&ip.source.to_ne_bytes());
-    bytes[16..20].copy_from_slice(&ip.destination.to_ne_bytes());
-    bytes[20..22].copy_from_slice(&tcp.source_port.to_ne_bytes());
-    bytes[22..24].copy_from_slice(&tcp.destination_port.to_ne_bytes());
-    bytes[24..28].copy_from_slice(&tcp.seq.to_ne_bytes());
-    bytes[28..32].copy_from_slice(&tcp.ack.to_ne_bytes());
-    bytes[32] = tcp.offset;
-    bytes[33] = tcp.flags;
-    let check = checksum(&bytes[12..40], u32::from(IPPROTO_TCP) + 20);
-    bytes[36..38].copy_from_slice(&check.to_be_bytes());
-    bytes
+    packet.extend(&addresses);
+    debug_assert!([IPV4_LEN, IPV6_LEN].contains(&packet.len()));
+    let mut tcp = [0; TCP_LEN];
+    tcp[0..2].copy_from_slice(&source.port().to_be_bytes());
+    tcp[2..4].copy_from_slice(&destination.port().to_be_bytes());
+    tcp[4..8].copy_from_slice(&seq.to_be_bytes());
+    tcp[8..12].copy_from_slice(&ack.to_be_bytes());
+    tcp[12] = (tcp_len / 4) << 4;
+    tcp[13] = RST | ACK;
+    let check = checksum(&[&addresses[..], &tcp].concat(), u32::from(IPPROTO_TCP) + u32::from(tcp_len));
+    tcp[16..18].copy_from_slice(&check.to_be_bytes());
+    packet.extend(tcp);
+    packet
 }
 
 /// RFC 1071, over an even number of bytes and `seed`.
@@ -125,10 +130,14 @@ mod tests {
 
     #[test]
     fn an_rst_carries_a_checksum_that_verifies() {
-        let from = "10.0.0.1:20000".parse().expect("test address");
-        let to = "10.0.0.2:443".parse().expect("test address");
-        let bytes = packet(from, to, 0x0102_0304, 0x0a0b_0c0d);
-        assert_eq!(checksum(&bytes[12..40], u32::from(IPPROTO_TCP) + 20), 0);
+        for (from, to, addresses) in
+            [("10.0.0.1:20000", "10.0.0.2:443", 12..20), ("[2001:db8::1]:20000", "[2001:db8:f::2]:443", 8..40)]
+        {
+            let end = |text: &str| text.parse().expect("test address");
+            let bytes = packet(end(from), end(to), 0x0102_0304, 0x0a0b_0c0d);
+            assert_eq!(bytes.len(), addresses.end + TCP_LEN);
+            assert_eq!(checksum(&bytes[addresses.start..], u32::from(IPPROTO_TCP) + 20), 0, "{from}");
+        }
     }
 
     #[test]

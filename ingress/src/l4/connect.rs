@@ -2,7 +2,7 @@
 //! prepare, segments no larger than the client takes.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,14 @@ pub(crate) struct Prepared {
     pub(crate) client: Info,
 }
 
+/// The client's end of the connection that a backend is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) stream: &'a TcpStream,
+    /// On the wire, whatever a PROXY header says.
+    pub(crate) address: SocketAddr,
+}
+
 /// A client this far away sends its SYN's twin along, so that the backend's first RTT sample is the client's.
 const FAR: Duration = Duration::from_millis(5);
 /// Ports that are tried when the kernel still holds a socket on one.
@@ -42,15 +50,15 @@ const PORT_TRIES: usize = 8;
 /// Connects as `config` says. `we_speak`: something will be written as soon as the connection stands.
 pub(crate) async fn connect(
     kernel: &Kernel,
-    client: &TcpStream,
+    client: Caller<'_>,
     backend: SocketAddr,
     config: &PoolConfig,
     we_speak: bool,
 ) -> io::Result<BackendSocket> {
     let connecting = async {
-        match (kernel.flows_table(), config.handoff, backend) {
-            (Some(flows), HandoffPolicy::Always, SocketAddr::V4(_)) => {
-                for_handoff(flows, client, backend, we_speak).await
+        match (kernel.flows_table(), config.handoff) {
+            (Some(flows), HandoffPolicy::Always) if can_meet(client.address, backend) => {
+                for_handoff(flows, client.stream, backend, we_speak).await
             }
             _ => connected(TcpStream::connect(backend).await?, None),
         }
@@ -58,6 +66,18 @@ pub(crate) async fn connect(
     tokio::time::timeout(config.connect_timeout, connecting)
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// True if packets of one end can become packets of the other: both speak the same IP version, and neither address means
+/// another host on another link (RFC 4291 section 2.5.6), since a flow's key does not name the link.
+pub(crate) fn can_meet(client: SocketAddr, backend: SocketAddr) -> bool {
+    match (client.ip(), backend.ip()) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => true,
+        (IpAddr::V6(client), IpAddr::V6(backend)) => {
+            !client.is_unicast_link_local() && !backend.is_unicast_link_local()
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    }
 }
 
 fn connected(stream: TcpStream, prepared: Option<Prepared>) -> io::Result<BackendSocket> {
@@ -74,13 +94,13 @@ async fn for_handoff(
     let client = repair::info(client.as_raw_fd())?;
     for _ in 0..PORT_TRIES {
         let Some(port) = flows.take_port(backend) else { break };
-        let socket = like(&client)?;
+        let socket = like(&client, backend)?;
         if we_speak {
             // The handshake's last ACK travels with the first flight (tcp(7), TCP_QUICKACK): one packet less, and the backend
             // is woken once.
             SockRef::from(&socket).set_tcp_quickack(false)?;
         }
-        if socket.bind((Ipv4Addr::UNSPECIFIED, port.port()).into()).is_err() {
+        if socket.bind(any(backend, port.port())).is_err() {
             continue;
         }
         match socket.connect(backend).await {
@@ -93,8 +113,8 @@ async fn for_handoff(
 }
 
 /// A socket whose handshake will agree with the one that the client had.
-fn like(client: &Info) -> io::Result<TcpSocket> {
-    let socket = TcpSocket::new_v4()?;
+fn like(client: &Info, backend: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if backend.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     let mut request = PRIORITY_SYN | client.send_mss.min(PRIORITY_SYN_SEGMENT);
     if !client.sack {
         request |= PRIORITY_SYN_NO_SACK;
@@ -106,4 +126,24 @@ fn like(client: &Info) -> io::Result<TcpSocket> {
     options.set_reuse_address(true)?;
     options.set_priority(request)?;
     Ok(socket)
+}
+
+/// This port, on whichever of our addresses the route to `backend` prefers.
+fn any(backend: SocketAddr, port: u16) -> SocketAddr {
+    match backend {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_family_without_link_local_addresses_can_be_handed_off() {
+        let ends = ["192.0.2.1:1", "[2001:db8::1]:1", "[fe80::1]:1"].map(|end| end.parse().expect("test address"));
+        let met: Vec<_> = ends.iter().flat_map(|client| ends.map(|backend| can_meet(*client, backend))).collect();
+        assert_eq!(met, [true, false, false, false, true, false, false, false, false]);
+    }
 }

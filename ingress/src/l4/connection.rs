@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::Plane;
 use super::client_hello::{INTERNAL_ERROR_ALERT, UNRECOGNIZED_NAME_ALERT};
-use super::connect::{self, BackendSocket};
+use super::connect::{self, BackendSocket, Caller};
 use super::handoff::{self, Handoff, HandoffOutcome, Wire};
 use super::limits::ListenerLimits;
 use super::opening::{Expected, Opening};
@@ -143,7 +143,7 @@ async fn prepare(
         }
     };
     let we_speak = !opening.payload().is_empty() || pool.config.proxy_protocol != ProxyProtocol::None;
-    let reached = reach(plane, pool, &client, source, we_speak).await?;
+    let reached = reach(plane, pool, Caller { stream: &client, address: peer }, source, we_speak).await?;
     let Opening { hello, passed_on, .. } = &opening;
     let info = ConnectionInfo {
         id: plane.ids.next(),
@@ -210,7 +210,7 @@ fn destination<'a>(
 async fn reach(
     plane: &Plane,
     pool: &Pool,
-    client: &TcpStream,
+    client: Caller<'_>,
     source: SocketAddr,
     we_speak: bool,
 ) -> Result<Reached, Refusal> {

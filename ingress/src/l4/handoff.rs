@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::{BackendSocket, Prepared};
+use super::connect::{BackendSocket, Prepared, can_meet};
 use super::limits::Guards;
 use super::outcome::{ConnectionInfo, RelayReason};
 use crate::config::HandoffPolicy;
@@ -181,17 +181,16 @@ async fn complete(arming: Arming, mut request: Handoff) -> Result<(), Box<Handof
 
 impl Legs {
     fn prove(flows: &Arc<Flows>, request: &Handoff) -> Result<Self, RelayReason> {
-        let Some(Prepared { client: client_info, .. }) = &request.backend.prepared else {
-            return Err(if request.backend.source.is_ipv4() { RelayReason::Ports } else { RelayReason::Family });
-        };
-        let (client_fd, backend_fd) = (request.client.as_raw_fd(), request.backend.stream.as_raw_fd());
         let Wire { client, local } = request.wire;
-        let source = request.backend.source;
         let backend = request.info.backend_address;
-        if !(client.is_ipv4() && local.is_ipv4() && backend.is_ipv4()) {
+        if !can_meet(client, backend) {
             return Err(RelayReason::Family);
         }
-
+        let Some(Prepared { client: client_info, .. }) = &request.backend.prepared else {
+            return Err(RelayReason::Ports);
+        };
+        let (client_fd, backend_fd) = (request.client.as_raw_fd(), request.backend.stream.as_raw_fd());
+        let source = request.backend.source;
         let devices = PATHS.with_borrow_mut(|paths| {
             if paths.is_none() {
                 *paths = Some(Paths::open().map_err(failed("netlink"))?);

@@ -140,8 +140,9 @@ impl Listeners {
                 ListenerProtocol::Tcp { pool } => snapshot.pools.get(pool).into_iter().collect(),
                 ListenerProtocol::Tls { .. } => snapshot.pools.values().collect(),
             };
-            let segment =
-                paths.largest_segment(pools.into_iter().flat_map(|pool| pool.all()).flat_map(|b| b.addresses()));
+            let backends = pools.into_iter().flat_map(|pool| pool.all()).flat_map(|backend| backend.addresses());
+            // Only one family goes through the kernel; the other's paths are the relay's.
+            let segment = paths.largest_segment(backends.filter(|b| b.is_ipv4() == bound.address.is_ipv4()));
             if segment == bound.segment {
                 continue;
             }

@@ -101,11 +101,12 @@ fn check_rewrite(translation: &Translation, ip: Ipv4, tcp: Tcp, len: u32) {
         assert_eq!(field == 0, old_field == 0, "open stays open, closed stays closed");
     }
 
+    let endpoint =
+        |address: u32, port: u16| Endpoint { address: mapped(address.to_ne_bytes()), port: port.to_ne_bytes() };
+    let (source, destination) = (endpoint(ip.source, tcp.source_port), endpoint(ip.destination, tcp.destination_port));
     let back = Translation {
-        source: ip.source,
-        destination: ip.destination,
-        source_port: tcp.source_port,
-        destination_port: tcp.destination_port,
+        source: &source,
+        destination: &destination,
         seq_delta: translation.seq_delta.wrapping_neg(),
         ack_delta: translation.ack_delta.wrapping_neg(),
         scale_up: 0,

@@ -1,7 +1,7 @@
 //! Every reason for a relay, brought about for real: the connection works all the same, and status and log name the reason.
 
 use std::io::Write as _;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -33,7 +33,7 @@ macro_rules! scenarios {
 scenarios! {
     kernel_off: kernel_path_that_is_switched_off_leaves_the_connection_to_the_relay,
     policy: pool_that_forbids_the_handoff_is_obeyed,
-    family: ipv6_on_either_side_is_relayed,
+    family: client_and_backend_that_speak_different_ip_versions_are_relayed,
     local: client_or_backend_on_the_proxy_itself_is_relayed,
     device: device_without_the_programs_on_either_side_is_relayed,
     unseen: nat_between_wire_and_socket_on_either_side_is_relayed,
@@ -89,19 +89,23 @@ fn policy(reason: &str) -> Result<()> {
 fn family(reason: &str) -> Result<()> {
     let (s1, backend) = stage()?;
     let (client, proxy) = (&s1.lab.clients[0].ns, &s1.lab.proxy.ns);
-    proxy.ip_batch("addr add 2001:db8::1/64 dev pub0 nodad\naddr add 2001:db8:1::1/64 dev priv0 nodad\n")?;
-    client.ip_batch("addr add 2001:db8::101/64 dev eth0 nodad\n")?;
+    proxy.ip_batch("addr add 2001:db8::1/64 dev pub0 nodad\naddr add fe80::1/64 dev pub0 nodad\naddr add 2001:db8:1::1/64 dev priv0 nodad\n")?;
+    client.ip_batch("addr add 2001:db8::101/64 dev eth0 nodad\naddr add fe80::101/64 dev eth0 nodad\n")?;
     s1.lab.backends[0].ns.ip_batch("addr add 2001:db8:1::3/64 dev eth0 nodad\n")?;
     let public: SocketAddr = "[2001:db8::1]:443".parse()?;
+    // SAFETY: the name is a C string.
+    let scope = client.exec(|| unsafe { libc::if_nametoindex(c"eth0".as_ptr()) });
+    let link_local = SocketAddrV6::new("fe80::1".parse()?, 443, 0, scope).into();
     let backend6 = s1.lab.backends[0].ns.listen("[2001:db8:1::3]:443".parse()?)?;
     let mut config = config(&s1);
-    config["listeners"]["tls"]["bind"] = json!([s1.public().to_string(), public.to_string()]);
+    config["listeners"]["tls"]["bind"] = json!([s1.public().to_string(), "[::]:443"]);
     add_pool(&mut config, "six", backend6.local_addr()?);
     let node = s1.node_with(config)?;
 
     let from_six = call(client, public, &backend)?.finish()?;
     let to_six = call_pool("six", client, s1.public(), &backend6)?.finish()?;
-    relayed(&node, reason, &[from_six, to_six])
+    let from_link_local = call_pool("six", client, link_local, &backend6)?.finish()?;
+    relayed(&node, reason, &[from_six, to_six, from_link_local])
 }
 
 fn local(reason: &str) -> Result<()> {

@@ -14,6 +14,7 @@ use ingress_ebpf::verdict::{Action, Verdict};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::frame::Frame;
+use super::six;
 use crate::config::AdmissionConfig;
 use crate::dataplane::admission::Admission;
 use crate::dataplane::flows::keys;
@@ -39,6 +40,8 @@ pub(super) const BACKEND_START: u32 = 0xffff_ffff;
 
 pub(super) const SCALES: WindowScales = WindowScales { client: 8, to_client: 7, backend: 5, to_backend: 9 };
 pub(super) const SLOT: SlotId = SlotId { index: 3, generation: 9 };
+/// Its twin over IPv6.
+const SLOT6: SlotId = SlotId { index: 4, generation: SLOT.generation };
 /// Loopback, the only device that is everywhere.
 const DEVICE: u32 = 1;
 
@@ -58,6 +61,8 @@ pub(super) struct Rig {
     verdicts: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     admission: Admission,
+    /// Admission has rules. They name sources of one IP version, so packets are run without twins.
+    judging: bool,
     slots: Slots,
 }
 
@@ -113,6 +118,7 @@ impl Rig {
             verdicts: take(map::VERDICTS).try_into().expect("a per-CPU array"),
             events: take(map::EVENTS).try_into().expect("a ring buffer"),
             admission,
+            judging: false,
             slots,
             loaded,
         })
@@ -134,60 +140,86 @@ impl Rig {
 
     /// What is judged on [`DEVICE`], of which `bits` are `DEVICE_*`.
     pub(super) fn admit(&mut self, rules: &AdmissionConfig, bits: u32) {
+        self.judging = !rules.is_empty();
         self.admission.set_rules(rules).expect("room for the rules");
         self.admission.set_device(DEVICE, bits).expect("room for a device");
     }
 
-    /// Installs `connection` in [`SLOT`] with both its entries.
+    /// Installs `connection` in [`SLOT`] with both its entries, and its twin.
     pub(super) fn install(&mut self, connection: &Connection, state: State) {
         self.slots.write(SLOT, connection, state);
+        self.slots.write(SLOT6, &six::connection_of(connection), state);
         for (key, direction) in keys(connection) {
             self.enter(key, SLOT.generation, direction);
         }
     }
 
     pub(super) fn enter(&mut self, key: FlowKey, generation: u32, direction: Direction) {
-        let entry = FlowEntry { slot: SLOT.index, generation, direction: direction as u32, reserved: 0 };
-        self.flows.insert(key, entry, 0).expect("room for an entry");
+        for (key, slot) in [(key, SLOT), (six::key_of(key), SLOT6)] {
+            let entry = FlowEntry { slot: slot.index, generation, direction: direction as u32, reserved: 0 };
+            self.flows.insert(key, entry, 0).expect("room for an entry");
+        }
     }
 
     pub(super) fn has_entry(&self, key: FlowKey) -> bool {
-        self.flows.get(&key, 0).is_ok()
+        let found = self.flows.get(&key, 0).is_ok();
+        assert_eq!(self.flows.get(&six::key_of(key), 0).is_ok(), found, "its twin");
+        found
     }
 
     pub(super) fn connection(&self) -> Connection {
-        self.slots.read(SLOT.index)
+        let four = self.slots.read(SLOT.index);
+        let six = self.slots.read(SLOT6.index);
+        let without_time = |half: Half| Half { last_seen: u64::from(half.last_seen > 0), ..half };
+        for (four, six) in [(four.from_client, six.from_client), (four.from_backend, six.from_backend)] {
+            assert_eq!(without_time(four), without_time(six), "its twin");
+        }
+        four
     }
 
     pub(super) fn set_state(&self, state: State) {
         self.slots.set_state(SLOT.index, state);
+        self.slots.set_state(SLOT6.index, state);
     }
 
     /// `address`: with a zero IP address, the port on all of them.
     pub(super) fn listen(&mut self, address: &str) {
         let address = parse(address);
-        let endpoint = endpoint(address);
-        let ip = if address.ip().is_unspecified() { [0; 16] } else { endpoint.address };
-        let key = ListenerKey { address: ip, port: endpoint.port, reserved: [0; 2] };
-        self.listeners.insert(key, 1, 0).expect("room for a listener");
+        let twin = match address {
+            SocketAddr::V4(four) => Some((six::address(*four.ip()), four.port()).into()),
+            SocketAddr::V6(_) => None,
+        };
+        for address in [Some(address), twin].into_iter().flatten() {
+            let endpoint = endpoint(address);
+            let ip = if address.ip().is_unspecified() { [0; 16] } else { endpoint.address };
+            let key = ListenerKey { address: ip, port: endpoint.port, reserved: [0; 2] };
+            self.listeners.insert(key, 1, 0).expect("room for a listener");
+        }
     }
 
     /// What is remembered of a SYN, which is forgotten then.
     pub(super) fn take_syn(&mut self, key: FlowKey) -> Option<SynSeen> {
-        let seen = self.syns.get(&key, 0).ok()?;
-        self.syns.remove(&key).expect("it was there");
-        Some(seen)
+        let mut take = |key| {
+            let seen = self.syns.get(&key, 0).ok()?;
+            self.syns.remove(&key).expect("it was there");
+            Some(seen)
+        };
+        let (four, six) = (take(key), take(six::key_of(key)));
+        assert_eq!(four.map(|seen| SynSeen { at: 0, ..seen }), six.map(|seen| SynSeen { at: 0, ..seen }), "its twin");
+        four
     }
 
-    /// What the programs have told since the last call: the kinds, all of [`SLOT`].
+    /// What the programs have told since the last call: the kinds, all of [`SLOT`], and the same of its twin.
     pub(super) fn events(&mut self) -> Vec<u32> {
-        let mut kinds = Vec::new();
+        let (mut four, mut six) = (Vec::new(), Vec::new());
         while let Some(record) = self.events.next() {
             let word = |at: usize| u32::from_ne_bytes(record[at..at + 4].try_into().expect("four bytes"));
-            assert_eq!((word(4), word(8)), (SLOT.index, SLOT.generation));
-            kinds.push(word(0));
+            assert_eq!(word(8), SLOT.generation);
+            assert!([SLOT.index, SLOT6.index].contains(&word(4)));
+            if word(4) == SLOT.index { &mut four } else { &mut six }.push(word(0));
         }
-        kinds
+        assert_eq!(four, six, "its twin");
+        four
     }
 
     /// A packet that arrives.
@@ -221,7 +253,24 @@ impl Rig {
         self.run(program::TC_OUT, bytes, DEVICE, 0)
     }
 
+    /// A packet that has no twin.
+    pub(super) fn arrives_alone(&mut self, bytes: &[u8]) -> Option<Verdict> {
+        self.run_one(program::TC_IN, bytes, DEVICE, 0).verdict
+    }
+
+    /// The packet, and the same packet over IPv6.
     fn run(&mut self, program: &'static str, bytes: &[u8], arrived_on: u32, priority: u32) -> Run {
+        let four = self.run_one(program, bytes, arrived_on, priority);
+        if let Some(twin) = six::frame(bytes).filter(|_| !self.judging) {
+            let six = self.run_one(program, &twin, arrived_on, priority);
+            assert_eq!((four.verdict, four.priority), (six.verdict, six.priority), "its twin");
+            let expected = six::frame(&four.bytes).expect("IPv4 stays IPv4");
+            assert_eq!(six::normal(six.bytes), six::normal(expected), "{:?}: its twin", four.verdict);
+        }
+        four
+    }
+
+    fn run_one(&mut self, program: &'static str, bytes: &[u8], arrived_on: u32, priority: u32) -> Run {
         let before = self.counts();
         // struct __sk_buff, as far as the programs read it: priority at 32, ingress_ifindex at 36.
         let mut context = [0u8; 48];
