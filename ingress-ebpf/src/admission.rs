@@ -57,13 +57,19 @@ pub struct DropKey {
     pub verdict: u32,
 }
 
-/// A packet from its Ethernet header on.
+/// A packet from its Ethernet header on, or without one: see [`Bytes::unlinked`].
 pub trait Bytes {
     /// Whole, however it lies in memory.
     fn size(&self) -> usize;
 
     /// Fills `into` with the bytes at `offset`; `None`: the packet ends before.
     fn load<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()>;
+
+    /// `Some`: the packet begins with its IP header, and this would be its EtherType, in network byte order.
+    #[inline(always)]
+    fn unlinked(&self) -> Option<u16> {
+        None
+    }
 
     /// A VLAN tag with another id than 0 has been taken out of the packet: it is another device's.
     fn is_of_vlan(&self) -> bool;

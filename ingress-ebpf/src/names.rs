@@ -40,12 +40,20 @@ pub mod map {
     ];
 }
 
+/// Names are at most 15 bytes, as those of maps.
 pub mod program {
+    /// On devices with Ethernet headers.
     pub const TC_IN: &str = "ingress_tc_in";
     pub const TC_OUT: &str = "ingress_tc_out";
+    /// On devices that carry bare IP packets.
+    pub const IP_IN: &str = "ingress_ip_in";
+    pub const IP_OUT: &str = "ingress_ip_out";
     pub const XDP: &str = "ingress_xdp";
     /// The same for generic XDP.
     pub const XDP_GENERIC: &str = "ingress_xdp_skb";
+
+    /// Those of tc.
+    pub const TC: &[&str] = &[TC_IN, TC_OUT, IP_IN, IP_OUT];
 }
 
 /// `SO_PRIORITY` of a socket that connects to a backend, in its upper half: tc egress prepares its SYN for a handoff. The

@@ -1,11 +1,12 @@
-//! A long, bad line to a client: frames between two TAP devices, late, lost, doubled or out of order.
+//! A long, bad line to a client: frames between two TAP devices, late, lost, doubled or out of order. Or a tunnel: bare IP
+//! packets between two TUN devices.
 //!
-//! TAP devices offer no offloads, so every frame is one segment with a checksum of its own.
+//! Neither kind offers offloads, so every frame is one segment with a checksum of its own.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::netns::Namespace;
 use crate::payload::Random;
+use crate::wait::{PATIENCE, wait_until};
 
 /// What happens to frames, each direction for itself. Chances are in 1,000 frames.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +42,15 @@ pub struct Line {
 impl Line {
     /// Joins a new device in each of two namespaces.
     pub fn between(a: (&Namespace, &str), b: (&Namespace, &str), distance: Distance) -> Result<Self> {
-        let (a, b) = (tap(a.0, a.1)?, tap(b.0, b.1)?);
+        Self::of((device(a.0, a.1, libc::IFF_TAP)?, device(b.0, b.1, libc::IFF_TAP)?), distance)
+    }
+
+    /// The same without Ethernet, as WireGuard's devices are.
+    pub fn tunnel(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<Self> {
+        Self::of((device(a.0, a.1, libc::IFF_TUN)?, device(b.0, b.1, libc::IFF_TUN)?), Distance::default())
+    }
+
+    fn of((a, b): (File, File), distance: Distance) -> Result<Self> {
         let mut line = Self { over: Arc::default(), threads: Vec::new() };
         let ways = [(a.try_clone()?, b.try_clone()?, 1), (b, a, 2)];
         for (mut from, to, seed) in ways {
@@ -110,7 +120,8 @@ fn deliver(mut to: File, queue: &Receiver<Due>) {
     }
 }
 
-fn tap(ns: &Namespace, name: &str) -> Result<File> {
+/// `kind`: IFF_TAP or IFF_TUN.
+fn device(ns: &Namespace, name: &str, kind: libc::c_int) -> Result<File> {
     let open = || -> std::io::Result<File> {
         let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
         // SAFETY: all zeroes is a valid ifreq.
@@ -118,12 +129,21 @@ fn tap(ns: &Namespace, name: &str) -> Result<File> {
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+        request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: the request outlives the call.
         if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) } != 0 {
             return Err(std::io::Error::last_os_error());
         }
         Ok(file)
     };
-    ns.exec(open).with_context(|| format!("making the TAP device {name}"))
+    let mut device = ns.exec(open);
+    // A process that another test is just starting may still hold the last device of this name.
+    let _ = wait_until(PATIENCE, "the name is free", || {
+        let busy = device.as_ref().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy);
+        if busy {
+            device = ns.exec(open);
+        }
+        !busy
+    });
+    device.with_context(|| format!("making the device {name}"))
 }

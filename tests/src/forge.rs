@@ -1,8 +1,10 @@
 //! Packets written by hand: what an attacker sends under another's address, and what a TCP stack of our own sends.
 
+use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Namespace;
@@ -63,12 +65,7 @@ impl Forger {
             Unreachable::Port => (3, 0),
             Unreachable::FragmentationNeeded(mtu) => (4, mtu),
         };
-        let mut quoted = about.packet()?;
-        // The kernel fills in what a raw socket leaves empty, but not in a quotation.
-        let length = u16::try_from(quoted.len())?.to_be_bytes();
-        quoted[2..4].copy_from_slice(&length);
-        let sum = checksum(&[&quoted[..20]]).to_be_bytes();
-        quoted[10..12].copy_from_slice(&sum);
+        let quoted = about.whole_packet()?;
         let mut icmp = vec![3, code, 0, 0, 0, 0];
         icmp.extend(mtu.to_be_bytes());
         icmp.extend(quoted);
@@ -84,7 +81,49 @@ impl Forger {
     }
 }
 
+/// Sends frames as they are, Ethernet header included (packet(7)).
+#[derive(Debug)]
+pub struct FrameSocket {
+    socket: Socket,
+    device: libc::c_uint,
+}
+
+impl FrameSocket {
+    pub fn open(ns: &Namespace, device: &str) -> Result<Self> {
+        let name = CString::new(device)?;
+        let (socket, device) = ns.exec(|| {
+            // SAFETY: the name is a C string.
+            (Socket::new(Domain::PACKET, Type::RAW, None), unsafe { libc::if_nametoindex(name.as_ptr()) })
+        });
+        Ok(Self { socket: socket.context("opening a packet socket")?, device })
+    }
+
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        // SAFETY: all zeroes is a valid sockaddr_ll.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as libc::c_ushort;
+        to.sll_ifindex = self.device.cast_signed();
+        // SAFETY: the kernel reads `frame` and one sockaddr_ll.
+        let sent = unsafe {
+            let len = size_of_val(&to) as libc::socklen_t;
+            libc::sendto(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, (&raw const to).cast(), len)
+        };
+        ensure!(sent == frame.len() as isize, "sending a frame: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+}
+
 impl Segment<'_> {
+    /// With what the kernel fills in for raw sockets, and for nobody else.
+    pub fn whole_packet(&self) -> Result<Vec<u8>> {
+        let mut packet = self.packet()?;
+        let length = u16::try_from(packet.len())?.to_be_bytes();
+        packet[2..4].copy_from_slice(&length);
+        let sum = checksum(&[&packet[..20]]).to_be_bytes();
+        packet[10..12].copy_from_slice(&sum);
+        Ok(packet)
+    }
+
     fn addresses(&self) -> Result<(Ipv4Addr, Ipv4Addr)> {
         match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => Ok((from, to)),

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
 use crate::bpffs;
@@ -89,6 +89,15 @@ impl Namespace {
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
         finish(Command::new("ip").args(["-n", self.name(), "-batch", "-"]), lines)?;
         Ok(())
+    }
+
+    /// A device's Ethernet address.
+    pub fn mac(&self, device: &str) -> Result<[u8; 6]> {
+        let line = self.run("ip", &["-oneline", "link", "show", device])?;
+        let text = line.split(' ').skip_while(|word| *word != "link/ether").nth(1);
+        let octets = text.into_iter().flat_map(|text| text.split(':')).map(|octet| u8::from_str_radix(octet, 16));
+        let octets: Vec<u8> = octets.collect::<Result<_, _>>()?;
+        octets.try_into().map_err(|_| anyhow!("no Ethernet address in {line:?}"))
     }
 
     /// Writes `/proc/sys/net/<key>`, for instance `ipv4/ip_forward`.

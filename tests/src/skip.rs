@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use crate::netns::Namespace;
+
 /// Names a file to which each skip appends one line; `cargo xtask test` sets it and prints the list at the end.
 pub const SKIP_FILE: &str = "INGRESS_SKIP_FILE";
 /// Any value turns every skip into a failure.
@@ -27,6 +29,18 @@ pub fn missing(programs: &[&str]) -> Option<String> {
     }
     let absent: Vec<&str> = ["ip"].iter().chain(programs).copied().filter(|p| find_program(p).is_none()).collect();
     (!absent.is_empty()).then(|| format!("not installed: {} (scripts/install-tools.sh)", absent.join(", ")))
+}
+
+/// Of kinds of network devices, as `ip link add type` calls them: what this kernel lacks, as a sentence.
+pub fn missing_device(kind: &str) -> Result<Option<String>> {
+    let made = Namespace::new("try")?.ip_batch(&format!(
+        "link add v0 type veth peer name v1\n{}\n",
+        match kind {
+            "vlan" => "link add link v0 name x0 type vlan id 5".to_owned(),
+            kind => format!("link add x0 type {kind}"),
+        }
+    ));
+    Ok(made.is_err().then(|| format!("this kernel has no {kind} devices")))
 }
 
 /// Counts one skip. The caller returns what this returns.

@@ -11,6 +11,7 @@ mod scenarios {
     mod s1_ends;
     mod s1_forged;
     mod s1_ipv6;
+    mod s1_links;
     mod s1_loss;
     mod s1_network;
     mod s1_on_down;

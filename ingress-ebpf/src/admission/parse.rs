@@ -65,6 +65,9 @@ pub(super) fn parse(packet: &impl Bytes) -> Parsed {
     if packet.is_of_vlan() {
         return Parsed::Other;
     }
+    if let Some(kind) = packet.unlinked() {
+        return network(packet, kind, 0);
+    }
     let mut kind = 0u16;
     let mut offset = ETHERNET_LEN;
     if packet.load(ETHERNET_LEN - 2, &mut kind).is_none() {

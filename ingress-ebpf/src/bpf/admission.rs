@@ -23,16 +23,16 @@ pub(super) fn device(ifindex: u32) -> u32 {
     unsafe { DEVICES.get(ifindex) }.copied().unwrap_or(0)
 }
 
-/// The verdict of tc ingress, on devices whose XDP program does not judge.
+/// The verdict of tc ingress, on devices whose XDP program does not judge. `bytes`: of the packet.
 #[inline(always)]
-pub(super) fn on_tc(packet: &Packet) -> Option<Verdict> {
+pub(super) fn on_tc(packet: &Packet, bytes: &impl Bytes) -> Option<Verdict> {
     let policy = policy()?;
     let ifindex = packet.device();
     let device = device(ifindex);
     if device & (DEVICE_PRIVATE | DEVICE_XDP) != 0 {
         return None;
     }
-    let verdict = judge(policy, device, packet, &Maps)?;
+    let verdict = judge(policy, device, bytes, &Maps)?;
     count_drop(ifindex, verdict);
     Some(verdict)
 }
@@ -56,6 +56,31 @@ impl Bytes for Packet {
     #[inline(always)]
     fn is_of_vlan(&self) -> bool {
         Packet::vlan(self) != 0
+    }
+}
+
+/// A packet of a device that has no Ethernet headers.
+pub(super) struct Unlinked(pub(super) Packet);
+
+impl Bytes for Unlinked {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        Bytes::size(&self.0)
+    }
+
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
+        Bytes::load(&self.0, offset, into)
+    }
+
+    #[inline(always)]
+    fn unlinked(&self) -> Option<u16> {
+        Some(self.0.protocol())
+    }
+
+    #[inline(always)]
+    fn is_of_vlan(&self) -> bool {
+        false
     }
 }
 

@@ -1,8 +1,11 @@
 //! The one place that touches packet memory.
 
+use core::marker::PhantomData;
+
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use ingress_ebpf::flow::FlowKey;
@@ -48,9 +51,26 @@ pub(super) enum Look {
     Other,
 }
 
-/// Where TCP starts behind an IP header without options.
-pub(super) const fn tcp_offset<I: Ip>() -> usize {
-    ETHERNET_LEN + I::LEN
+/// What stands before TCP in a packet. Each program, and most of its functions, is compiled once for each that it meets.
+pub(super) trait Layout {
+    type Ip: Ip;
+    /// Bytes before the IP header: Ethernet's, or none on devices that carry bare IP packets.
+    const LINK: usize;
+    /// Where TCP starts behind an IP header without options.
+    const TCP: usize = Self::LINK + <Self::Ip as Ip>::LEN;
+}
+
+pub(super) struct Ethernet<I>(PhantomData<I>);
+pub(super) struct Bare<I>(PhantomData<I>);
+
+impl<I: Ip> Layout for Ethernet<I> {
+    type Ip = I;
+    const LINK: usize = ETHERNET_LEN;
+}
+
+impl<I: Ip> Layout for Bare<I> {
+    type Ip = I;
+    const LINK: usize = 0;
 }
 
 impl Packet {
@@ -67,6 +87,12 @@ impl Packet {
     #[inline(always)]
     pub(super) fn arrived_on(&self) -> u32 {
         self.field(|skb| skb.ingress_ifindex)
+    }
+
+    /// Came in by a device: spliced by us, or routed by the host. Not our own stack's.
+    #[inline(always)]
+    pub(super) fn is_forwarded(&self) -> bool {
+        self.arrived_on() != 0
     }
 
     #[inline(always)]
@@ -117,28 +143,33 @@ impl Packet {
         Some((data + offset) as *mut T)
     }
 
+    /// The EtherType, in network byte order.
+    #[inline(always)]
+    pub(super) fn protocol(&self) -> u16 {
+        self.field(|skb| skb.protocol) as u16
+    }
+
     /// A packet with a VLAN tag beside it is another network's: the VLAN device gets to see it without.
     #[inline(always)]
     pub(super) fn family(&self) -> Family {
-        let (protocol, vlan) = self.field(|skb| (skb.protocol, skb.vlan_present));
-        if vlan != 0 {
+        if self.field(|skb| skb.vlan_present) != 0 {
             return Family::Other;
         }
-        match u16::from_be(protocol as u16) {
+        match u16::from_be(self.protocol()) {
             ETH_P_IP => Family::Ipv4,
             ETH_P_IPV6 => Family::Ipv6,
             _ => Family::Other,
         }
     }
 
-    /// Of a packet whose [`Packet::family`] is that of `I`.
+    /// Of a packet whose [`Packet::family`] is that of `L`.
     #[inline(always)]
-    pub(super) fn look<I: Ip>(&self) -> Look {
-        let headers_end = tcp_offset::<I>() + TCP_LEN;
+    pub(super) fn look<L: Layout>(&self) -> Look {
+        let headers_end = L::TCP + TCP_LEN;
         if !self.holds(headers_end) && self.pull(headers_end).is_none() {
             return Look::Other;
         }
-        match self.ip::<I>() {
+        match self.ip::<L>() {
             Some(ip) if ip.is_plain_tcp() => Look::Plain,
             Some(_) => Look::Odd,
             None => Look::Other,
@@ -146,69 +177,73 @@ impl Packet {
     }
 
     #[inline(always)]
-    pub(super) fn ip<I: Ip>(&self) -> Option<&I> {
-        let ip = self.at::<I>(ETHERNET_LEN)?;
+    pub(super) fn ip<L: Layout>(&self) -> Option<&L::Ip> {
+        let ip = self.at::<L::Ip>(L::LINK)?;
         // SAFETY: `at` has checked the bounds; the kernel aligns the IP header to four bytes.
         Some(unsafe { &*ip })
     }
 
     /// The header of a plain TCP packet.
     #[inline(always)]
-    pub(super) fn tcp<I: Ip>(&self) -> Option<Tcp> {
-        let tcp = self.at::<Tcp>(tcp_offset::<I>())?;
+    pub(super) fn tcp<L: Layout>(&self) -> Option<Tcp> {
+        let tcp = self.at::<Tcp>(L::TCP)?;
         // SAFETY: as above.
         Some(unsafe { *tcp })
     }
 
     /// What a plain TCP packet says.
     #[inline(always)]
-    pub(super) fn plain<I: Ip>(&self) -> Option<(Plain, FlowKey)> {
-        let (ip, tcp) = (self.ip::<I>()?, self.tcp::<I>()?);
-        let segment_len = ip.segment_len(self.len().wrapping_sub(ETHERNET_LEN as u32));
+    pub(super) fn plain<L: Layout>(&self) -> Option<(Plain, FlowKey)> {
+        let (ip, tcp) = (self.ip::<L>()?, self.tcp::<L>()?);
+        let segment_len = ip.segment_len(self.len().wrapping_sub(L::LINK as u32));
         let key = ip::key(ip, tcp.source_port, tcp.destination_port);
         Some((Plain { tcp, hops: ip.hops(), segment_len }, key))
     }
 
     /// TCP that is not plain all the same: its key, and what stands between.
     #[inline(always)]
-    pub(super) fn odd<I: Ip>(&self) -> Option<(FlowKey, Odd)> {
-        let ip = self.ip::<I>()?;
+    pub(super) fn odd<L: Layout>(&self) -> Option<(FlowKey, Odd)> {
+        let ip = self.ip::<L>()?;
         let four = |at| {
             let mut bytes = [0u8; 4];
-            self.load(ETHERNET_LEN + at, &mut bytes).map(|()| bytes)
+            self.load(L::LINK + at, &mut bytes).map(|()| bytes)
         };
         let (at, odd) = ip.odd_tcp(four)?;
         let mut ports = [0u16; 2];
-        self.load(ETHERNET_LEN + at, &mut ports)?;
+        self.load(L::LINK + at, &mut ports)?;
         Some((ip::key(ip, ports[0], ports[1]), odd))
     }
 
     /// Changes both headers of a plain TCP packet where they lie, and repairs the TCP checksum by the difference.
     #[inline(always)]
-    pub(super) fn rewrite<I: Ip>(&self, change: impl FnOnce(&mut I, &mut Tcp) -> Difference) -> Option<()> {
-        let (ip, tcp) = (self.at::<I>(ETHERNET_LEN)?, self.at::<Tcp>(tcp_offset::<I>())?);
+    pub(super) fn rewrite<L: Layout>(&self, change: impl FnOnce(&mut L::Ip, &mut Tcp) -> Difference) -> Option<()> {
+        let (ip, tcp) = (self.at::<L::Ip>(L::LINK)?, self.at::<Tcp>(L::TCP)?);
         // SAFETY: bounds are checked by `at`, alignment as in `look`; the two do not overlap.
         let difference = unsafe { change(&mut *ip, &mut *tcp) };
         if difference.pseudo != 0 {
-            self.replace_checksum::<I>(difference.pseudo, BPF_F_PSEUDO_HDR)?;
+            self.replace_checksum::<L>(difference.pseudo, BPF_F_PSEUDO_HDR)?;
         }
         if difference.uncovered != 0 {
             // SAFETY: a plain call. An error says that the packet came without a sum to be updated.
             unsafe { bpf_csum_update(self.skb, difference.uncovered) };
         }
-        self.replace_checksum::<I>(difference.header, 0)
+        self.replace_checksum::<L>(difference.header, 0)
     }
 
     #[inline(always)]
-    fn replace_checksum<I: Ip>(&self, difference: u32, flags: u64) -> Option<()> {
-        let offset = (tcp_offset::<I>() + TCP_CHECK) as u32;
+    fn replace_checksum<L: Layout>(&self, difference: u32, flags: u64) -> Option<()> {
+        let offset = (L::TCP + TCP_CHECK) as u32;
         // SAFETY: the helper checks the offset.
         let result = unsafe { bpf_l4_csum_replace(self.skb, offset, 0, difference as u64, flags) };
         (result == 0).then_some(())
     }
 
+    /// Where there are any.
     #[inline(always)]
-    pub(super) fn swap_ethernet_addresses(&self) -> Option<()> {
+    pub(super) fn swap_ethernet_addresses<L: Layout>(&self) -> Option<()> {
+        if L::LINK != ETHERNET_LEN {
+            return Some(());
+        }
         let addresses = self.at::<[[u16; 3]; 2]>(0)?;
         // SAFETY: `at` has checked the bounds.
         unsafe {
@@ -216,6 +251,16 @@ impl Packet {
             *addresses = [source, destination];
         }
         Some(())
+    }
+
+    /// bpf_redirect_neigh takes an Ethernet header off every packet, and drops one that has none.
+    #[inline(always)]
+    pub(super) fn complete_for_redirect<L: Layout>(&self) -> Option<()> {
+        if L::LINK == ETHERNET_LEN {
+            return Some(());
+        }
+        // SAFETY: the helper checks the length.
+        (unsafe { bpf_skb_change_head(self.skb, ETHERNET_LEN as u32, 0) } == 0).then_some(())
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
+use ingress_ebpf::admission::Bytes;
 use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, REUSED, State};
 use ingress_ebpf::event::Kind;
 use ingress_ebpf::flow::{
@@ -17,10 +18,10 @@ use ingress_ebpf::proof::{self, observe};
 use ingress_ebpf::rewrite::{Difference, Sum, Translation, before};
 use ingress_ebpf::verdict::{Action, Verdict};
 
-use super::admission;
+use super::admission::{self, Unlinked};
 use super::maps::{CONNECTIONS, EXIST, FLOWS, LISTENERS, SYNS, count, declare_labels, tell};
 use super::options::{Limits, Place, prepare_syn, translate_sack};
-use super::packet::{Family, Look, Packet, Plain, tcp_offset};
+use super::packet::{Bare, Ethernet, Family, Layout, Look, Packet, Plain};
 
 #[classifier]
 pub(crate) fn ingress_tc_in(context: TcContext) -> i32 {
@@ -29,35 +30,53 @@ pub(crate) fn ingress_tc_in(context: TcContext) -> i32 {
         // Never true; a program that refers to the map keeps it in the object.
         return declare_labels() as i32;
     }
-    if admission::policy().is_some() && refuse(packet) {
+    if admission::policy().is_some() && refuse(packet, packet) {
         return TC_ACT_SHOT;
     }
     match packet.family() {
-        Family::Ipv4 => take::<Ipv4>(packet),
-        Family::Ipv6 => take::<Ipv6>(packet),
-        Family::Other => {
-            count(Verdict::Miss);
-            TC_ACT_UNSPEC
-        }
+        Family::Ipv4 => take::<Ethernet<Ipv4>>(packet),
+        Family::Ipv6 => take::<Ethernet<Ipv6>>(packet),
+        Family::Other => pass(),
     }
+}
+
+/// For devices that carry bare IP packets: tun, WireGuard.
+#[classifier]
+pub(crate) fn ingress_ip_in(context: TcContext) -> i32 {
+    let packet = Packet::new(&context);
+    if admission::policy().is_some() && refuse(packet, Unlinked(packet)) {
+        return TC_ACT_SHOT;
+    }
+    match packet.family() {
+        Family::Ipv4 => take::<Bare<Ipv4>>(packet),
+        Family::Ipv6 => take::<Bare<Ipv6>>(packet),
+        Family::Other => pass(),
+    }
+}
+
+#[inline(always)]
+fn pass() -> i32 {
+    count(Verdict::Miss);
+    TC_ACT_UNSPEC
 }
 
 /// Not admitted.
 #[inline(never)]
-fn refuse(packet: Packet) -> bool {
-    let Some(verdict) = admission::on_tc(&packet) else { return false };
+fn refuse<B: Bytes>(packet: Packet, bytes: B) -> bool {
+    let Some(verdict) = admission::on_tc(&packet, &bytes) else { return false };
     count(verdict);
     tell_drop(packet, verdict);
     true
 }
 
-/// Flows first, beginnings then: one after the other, because a program has 512 bytes of stack in all, and either needs most
+/// Flows first, all else then: one after the other, because a program has 512 bytes of stack in all, and a splice needs most
 /// of them. So each is a function of its own, for each family.
 #[inline(always)]
-fn take<I: Ip>(packet: Packet) -> i32 {
-    match handle::<I>(packet) {
-        BEGINS => begin::<I>(packet, false),
-        BEGINS_AGAIN => begin::<I>(packet, true),
+fn take<L: Layout>(packet: Packet) -> i32 {
+    match handle::<L>(packet) {
+        BEGINS => begin::<L>(packet, false),
+        BEGINS_AGAIN => begin::<L>(packet, true),
+        ODD => odd::<L>(packet),
         action => action,
     }
 }
@@ -66,26 +85,47 @@ fn take<I: Ip>(packet: Packet) -> i32 {
 const BEGINS: i32 = -2;
 /// A SYN on a flow that is over, and whose entry is gone now.
 const BEGINS_AGAIN: i32 = -3;
+/// Not plain TCP.
+const ODD: i32 = -4;
 
 #[inline(never)]
-fn handle<I: Ip>(packet: Packet) -> i32 {
-    match judge::<I>(&packet) {
-        Judgement::Final(verdict, output) => act(packet, verdict, output),
+fn handle<L: Layout>(packet: Packet) -> i32 {
+    match judge::<L>(&packet) {
+        Judgement::Final(verdict, output) => act::<L>(packet, verdict, output),
         Judgement::Begins => BEGINS,
         Judgement::BeginsAgain => BEGINS_AGAIN,
+        Judgement::Odd => ODD,
     }
 }
 
 /// Like [`handle`], of a SYN that no flow claims.
 #[inline(never)]
-fn begin<I: Ip>(packet: Packet, again: bool) -> i32 {
-    let verdict = new_connection::<I>(&packet);
+fn begin<L: Layout>(packet: Packet, again: bool) -> i32 {
+    let verdict = new_connection::<L>(&packet);
     let passed = verdict.action() == Action::Pass;
-    act(packet, if again && passed { Verdict::SynOnEnded } else { verdict }, 0)
+    act::<L>(packet, if again && passed { Verdict::SynOnEnded } else { verdict }, 0)
+}
+
+/// TCP with IP options or extension headers, or in fragments: never spliced, and of a live flow never the stack's either.
+#[inline(never)]
+fn odd<L: Layout>(packet: Packet) -> i32 {
+    let Some((key, odd)) = packet.odd::<L>() else { return pass() };
+    // SAFETY: entries are never changed after they were inserted.
+    if unsafe { FLOWS.get(&key) }.is_none() {
+        return pass();
+    }
+    let verdict = match odd {
+        Odd::Options => Verdict::DropIpOptions,
+        Odd::Fragment => Verdict::DropFragment,
+    };
+    act::<L>(packet, verdict, 0)
 }
 
 #[inline(always)]
-fn act(packet: Packet, verdict: Verdict, output: u32) -> i32 {
+fn act<L: Layout>(packet: Packet, verdict: Verdict, output: u32) -> i32 {
+    let redirect = verdict.action() == Action::Redirect;
+    let verdict =
+        if redirect && packet.complete_for_redirect::<L>().is_none() { Verdict::DropRewriteFailed } else { verdict };
     count(verdict);
     match verdict.action() {
         Action::Pass => TC_ACT_UNSPEC,
@@ -116,16 +156,17 @@ enum Judgement {
     Final(Verdict, u32),
     Begins,
     BeginsAgain,
+    Odd,
 }
 
 #[inline(always)]
-fn judge<I: Ip>(packet: &Packet) -> Judgement {
-    match packet.look::<I>() {
+fn judge<L: Layout>(packet: &Packet) -> Judgement {
+    match packet.look::<L>() {
         Look::Plain => {}
-        Look::Odd => return Judgement::Final(odd::<I>(*packet), 0),
+        Look::Odd => return Judgement::Odd,
         Look::Other => return Judgement::Final(Verdict::Miss, 0),
     }
-    let Some((plain, key)) = packet.plain::<I>() else { return Judgement::Final(Verdict::Miss, 0) };
+    let Some((plain, key)) = packet.plain::<L>() else { return Judgement::Final(Verdict::Miss, 0) };
     let kind = plain.tcp.flags & (SYN | ACK | FIN | RST);
     if kind == SYN | ACK {
         note_answer(&key, u32::from_be(plain.tcp.seq).wrapping_add(1), u32::from_be(plain.tcp.ack));
@@ -146,21 +187,8 @@ fn judge<I: Ip>(packet: &Packet) -> Judgement {
         give_away(&key, &entry, connection);
         return if kind == SYN { Judgement::BeginsAgain } else { Judgement::Final(Verdict::SynOnEnded, 0) };
     }
-    let (verdict, output) = on_flow::<I>(packet, &plain, &entry, connection);
+    let (verdict, output) = on_flow::<L>(packet, &plain, &entry, connection);
     Judgement::Final(verdict, output)
-}
-
-/// TCP with IP options or extension headers, or in fragments: never spliced, and of a live flow never the stack's either.
-#[inline(never)]
-fn odd<I: Ip>(packet: Packet) -> Verdict {
-    let Some((key, odd)) = packet.odd::<I>() else { return Verdict::Miss };
-    // SAFETY: entries are never changed after they were inserted.
-    let live = unsafe { FLOWS.get(&key) }.is_some();
-    match odd {
-        Odd::Options if live => Verdict::DropIpOptions,
-        Odd::Fragment if live => Verdict::DropFragment,
-        Odd::Options | Odd::Fragment => Verdict::Miss,
-    }
 }
 
 /// Either end may use its port again: ended, or cut, the connection has no more claim to it.
@@ -183,7 +211,12 @@ fn give_away(key: &FlowKey, entry: &FlowEntry, connection: &mut Connection) {
 }
 
 #[inline(always)]
-fn on_flow<I: Ip>(packet: &Packet, plain: &Plain, entry: &FlowEntry, connection: &mut Connection) -> (Verdict, u32) {
+fn on_flow<L: Layout>(
+    packet: &Packet,
+    plain: &Plain,
+    entry: &FlowEntry,
+    connection: &mut Connection,
+) -> (Verdict, u32) {
     let header_len = plain.tcp.header_len();
     if header_len < TCP_LEN || plain.segment_len < header_len as u32 {
         return (Verdict::DropMalformed, 0);
@@ -193,7 +226,7 @@ fn on_flow<I: Ip>(packet: &Packet, plain: &Plain, entry: &FlowEntry, connection:
 
     match State::from_u32(connection.state) {
         Some(State::Armed | State::Spliced | State::Draining) => {}
-        Some(State::Cut) => return (answer_with_rst::<I>(packet, plain, len), packet.device()),
+        Some(State::Cut) => return (answer_with_rst::<L>(packet, plain, len), packet.device()),
         Some(State::Free) | None => return (Verdict::DropStale, 0),
     }
     if plain.hops <= 1 {
@@ -257,12 +290,12 @@ fn on_flow<I: Ip>(packet: &Packet, plain: &Plain, entry: &FlowEntry, connection:
     let start = own.start;
 
     let translation = Translation::of(connection, direction);
-    if packet.rewrite(|ip: &mut I, tcp| translation.apply(ip, tcp)).is_none() {
+    if packet.rewrite::<L>(|ip, tcp| translation.apply(ip, tcp)).is_none() {
         return (Verdict::DropRewriteFailed, 0);
     }
     if header_len > TCP_LEN
         && translate_sack(
-            place::<I>(packet),
+            place::<L>(packet),
             header_len,
             translation.ack_delta,
             receiver_start(start, direction, connection),
@@ -324,8 +357,8 @@ fn note_answer(key: &FlowKey, remote_next: u32, ack: u32) {
 
 /// A SYN without a flow, or on one that is over. For a listener, it is made ready for a later handoff: no timestamps, no ECN.
 #[inline(always)]
-fn new_connection<I: Ip>(packet: &Packet) -> Verdict {
-    let Some((Plain { tcp, .. }, key)) = packet.plain::<I>() else { return Verdict::Miss };
+fn new_connection<L: Layout>(packet: &Packet) -> Verdict {
+    let Some((Plain { tcp, .. }, key)) = packet.plain::<L>() else { return Verdict::Miss };
     let mut listener = ListenerKey { address: key.destination, port: key.destination_port, reserved: [0; 2] };
     // SAFETY: entries are never changed after they were inserted.
     if unsafe { LISTENERS.get(&listener) }.is_none() {
@@ -341,12 +374,12 @@ fn new_connection<I: Ip>(packet: &Packet) -> Verdict {
     }
     let mut flags = 0;
     if tcp.flags & (ECE | CWR) != 0 || tcp.offset & AE != 0 {
-        if packet.rewrite(clear_ecn::<I>).is_none() {
+        if packet.rewrite::<L>(clear_ecn).is_none() {
             return Verdict::DropRewriteFailed;
         }
         flags |= SYN_ECN_CLEARED;
     }
-    let Some(found) = prepare_syn(place::<I>(packet), header_len, Limits::default()) else {
+    let Some(found) = prepare_syn(place::<L>(packet), header_len, Limits::default()) else {
         return Verdict::DropRewriteFailed;
     };
     if found.timestamp {
@@ -381,12 +414,12 @@ fn clear_ecn<I>(_ip: &mut I, tcp: &mut Tcp) -> Difference {
 /// the one that the sender itself expects. Payload stays: an RST may carry it (RFC 1122 section 4.2.2.12), and so the
 /// checksum needs no second look at it.
 #[inline(always)]
-fn answer_with_rst<I: Ip>(packet: &Packet, plain: &Plain, len: u32) -> Verdict {
+fn answer_with_rst<L: Layout>(packet: &Packet, plain: &Plain, len: u32) -> Verdict {
     if plain.tcp.has(RST) || !plain.tcp.has(ACK) {
         return Verdict::DropStale;
     }
     let fin = plain.tcp.has(FIN) as u32;
-    let written = packet.rewrite(|ip: &mut I, tcp| {
+    let written = packet.rewrite::<L>(|ip, tcp| {
         let old = *tcp;
         let end = u32::from_be(old.seq).wrapping_add(len).wrapping_add(fin);
         ip.turn_around();
@@ -403,13 +436,13 @@ fn answer_with_rst<I: Ip>(packet: &Packet, plain: &Plain, len: u32) -> Verdict {
         sum.replace16(old.window, 0);
         Difference { header: sum.fold32(), ..Difference::default() }
     });
-    if written.is_none() || packet.swap_ethernet_addresses().is_none() {
+    if written.is_none() || packet.swap_ethernet_addresses::<L>().is_none() {
         return Verdict::DropRewriteFailed;
     }
     Verdict::CutAnswered
 }
 
 #[inline(always)]
-fn place<I: Ip>(packet: &Packet) -> Place {
-    Place { skb: packet.raw(), tcp: tcp_offset::<I>() as u32 }
+fn place<L: Layout>(packet: &Packet) -> Place {
+    Place { skb: packet.raw(), tcp: L::TCP as u32 }
 }

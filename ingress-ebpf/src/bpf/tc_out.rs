@@ -10,7 +10,6 @@ use ingress_ebpf::flow::{
     Direction, FlowKey, SYN_AGAIN, SYN_NUMBERS, SYN_OURS, SYN_SACK, SYN_TIMESTAMP_REMOVED, SynSeen,
 };
 use ingress_ebpf::header::{ACK, FIN, Ipv4, Ipv6, RST, SYN, TCP_LEN};
-use ingress_ebpf::ip::Ip;
 use ingress_ebpf::names::{
     PRIORITY_BYPASS, PRIORITY_SYN, PRIORITY_SYN_NO_SACK, PRIORITY_SYN_SEGMENT, PRIORITY_SYN_TWICE, PRIORITY_TAG,
 };
@@ -18,25 +17,38 @@ use ingress_ebpf::verdict::{Action, Verdict};
 
 use super::maps::{CONNECTIONS, EXIST, FLOWS, SYNS, count};
 use super::options::{Limits, Place, prepare_syn};
-use super::packet::{Family, Look, Packet, tcp_offset};
+use super::packet::{Bare, Ethernet, Family, Layout, Look, Packet};
 
 #[classifier]
 pub(crate) fn ingress_tc_out(context: TcContext) -> i32 {
     let packet = Packet::new(&context);
-    // What came in by a device is being forwarded: spliced by us, or routed by the host. Only our own stack's packets matter.
-    if packet.arrived_on() != 0 {
+    if packet.is_forwarded() {
         return TC_ACT_UNSPEC;
     }
     match packet.family() {
-        Family::Ipv4 => handle::<Ipv4>(packet),
-        Family::Ipv6 => handle::<Ipv6>(packet),
+        Family::Ipv4 => handle::<Ethernet<Ipv4>>(packet),
+        Family::Ipv6 => handle::<Ethernet<Ipv6>>(packet),
+        Family::Other => TC_ACT_UNSPEC,
+    }
+}
+
+/// For devices that carry bare IP packets: tun, WireGuard.
+#[classifier]
+pub(crate) fn ingress_ip_out(context: TcContext) -> i32 {
+    let packet = Packet::new(&context);
+    if packet.is_forwarded() {
+        return TC_ACT_UNSPEC;
+    }
+    match packet.family() {
+        Family::Ipv4 => handle::<Bare<Ipv4>>(packet),
+        Family::Ipv6 => handle::<Bare<Ipv6>>(packet),
         Family::Other => TC_ACT_UNSPEC,
     }
 }
 
 #[inline(never)]
-fn handle<I: Ip>(packet: Packet) -> i32 {
-    let verdict = judge::<I>(&packet);
+fn handle<L: Layout>(packet: Packet) -> i32 {
+    let verdict = judge::<L>(&packet);
     if verdict != Verdict::Miss {
         count(verdict);
     }
@@ -61,9 +73,9 @@ fn tell_drop(packet: Packet, verdict: Verdict) {
 }
 
 #[inline(always)]
-fn judge<I: Ip>(packet: &Packet) -> Verdict {
-    let Look::Plain = packet.look::<I>() else { return Verdict::Miss };
-    let Some((plain, key)) = packet.plain::<I>() else { return Verdict::Miss };
+fn judge<L: Layout>(packet: &Packet) -> Verdict {
+    let Look::Plain = packet.look::<L>() else { return Verdict::Miss };
+    let Some((plain, key)) = packet.plain::<L>() else { return Verdict::Miss };
     let priority = packet.priority();
     if priority == PRIORITY_BYPASS {
         packet.set_priority(0);
@@ -74,7 +86,7 @@ fn judge<I: Ip>(packet: &Packet) -> Verdict {
         // The socket keeps the tag for life; queueing disciplines must not see it.
         packet.set_priority(0);
         if plain.tcp.flags & (SYN | ACK | FIN | RST) == SYN {
-            return backend_syn::<I>(*packet, &answered, priority);
+            return backend_syn::<L>(*packet, &answered, priority);
         }
     } else if plain.tcp.flags & (SYN | ACK | FIN | RST) == SYN | ACK {
         note_answer(&answered, u32::from_be(plain.tcp.seq).wrapping_add(1), u32::from_be(plain.tcp.ack));
@@ -109,14 +121,14 @@ fn note_answer(key: &FlowKey, local_next: u32, remote_next: u32) {
 }
 
 #[inline(never)]
-fn backend_syn<I: Ip>(packet: Packet, answered: &FlowKey, priority: u32) -> Verdict {
-    let Some(tcp) = packet.tcp::<I>() else { return Verdict::Miss };
+fn backend_syn<L: Layout>(packet: Packet, answered: &FlowKey, priority: u32) -> Verdict {
+    let Some(tcp) = packet.tcp::<L>() else { return Verdict::Miss };
     let header_len = tcp.header_len();
     if header_len < TCP_LEN {
         return Verdict::Miss;
     }
     let limits = Limits { no_sack: priority & PRIORITY_SYN_NO_SACK != 0, segment: priority & PRIORITY_SYN_SEGMENT };
-    let place = Place { skb: packet.raw(), tcp: tcp_offset::<I>() as u32 };
+    let place = Place { skb: packet.raw(), tcp: L::TCP as u32 };
     let Some(found) = prepare_syn(place, header_len, limits) else { return Verdict::DropRewriteFailed };
     if limits.segment != 0 && !found.segment {
         // The backend will take the default, which nobody asked for: no note, no handoff.

@@ -17,7 +17,7 @@ use ingress_ebpf::flow::Address;
 use ingress_ebpf::names::map;
 use ingress_ebpf::verdict::Verdict;
 
-use super::devices::Device;
+use super::devices::{Device, Link};
 use super::loader::Loaded;
 use super::view::AdmissionStatus;
 use super::xdp::{self, Rung};
@@ -171,6 +171,9 @@ impl Post<'_> {
         match self.config {
             Some(InterfaceConfig { side: Side::Public, xdp }) if judged => match (self.device.unfit, xdp) {
                 (Some(unfit), _) => (&[], Some(unfit.to_owned())),
+                (None, _) if self.device.link == Link::Bare => {
+                    (&[], Some("its packets have no Ethernet header, which XDP would look for".to_owned()))
+                }
                 (None, XdpChoice::Auto) if self.device.has_vlans => {
                     (&[], Some("VLANs stand on it, whose tags XDP may not see".to_owned()))
                 }

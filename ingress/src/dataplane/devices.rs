@@ -11,10 +11,19 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) index: u32,
+    pub(super) link: Link,
     /// Why the programs do not belong on it; `None`: they do.
     pub(super) unfit: Option<&'static str>,
     /// VLAN devices stand on it. Drivers may take their tags out of a packet before XDP sees it.
     pub(super) has_vlans: bool,
+}
+
+/// What stands before the IP header in a device's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    Ethernet,
+    /// Nothing: tun, WireGuard.
+    Bare,
 }
 
 /// All of them, in the kernel's order.
@@ -56,26 +65,33 @@ pub(super) fn all() -> io::Result<Vec<Device>> {
 /// One of `all`, or a device that stands for its absence.
 pub(super) fn named(all: &[Device], name: &str) -> Device {
     let found = all.iter().find(|device| device.name == name).cloned();
-    found.unwrap_or_else(|| Device { name: name.to_owned(), index: 0, unfit: Some("no such device"), has_vlans: false })
+    found.unwrap_or_else(|| Device {
+        name: name.to_owned(),
+        index: 0,
+        link: Link::Ethernet,
+        unfit: Some("no such device"),
+        has_vlans: false,
+    })
 }
 
-fn device(link: &LinkMessage) -> Option<Device> {
-    let name = link.attributes.iter().find_map(|attribute| {
+fn device(message: &LinkMessage) -> Option<Device> {
+    let name = message.attributes.iter().find_map(|attribute| {
         let LinkAttribute::IfName(name) = attribute else { return None };
         Some(name.clone())
     })?;
-    let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
-    let kind = link.header.link_layer_type;
+    let enslaved = message.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
+    let kind = message.header.link_layer_type;
+    let link = if kind == LinkLayerType::None { Link::Bare } else { Link::Ethernet };
     let unfit = if kind == LinkLayerType::Loopback {
         Some("loopback: connections to this host itself are relayed")
-    } else if kind != LinkLayerType::Ether {
-        Some("not an Ethernet device")
+    } else if kind != LinkLayerType::Ether && kind != LinkLayerType::None {
+        Some("neither an Ethernet device nor one of bare IP packets as tun and WireGuard are")
     } else if enslaved {
         Some("part of a bond or bridge: the programs belong on that")
     } else {
         None
     };
-    Some(Device { name, index: link.header.index, unfit, has_vlans: false })
+    Some(Device { name, index: message.header.index, link, unfit, has_vlans: false })
 }
 
 /// The device that this one, a VLAN, stands on.

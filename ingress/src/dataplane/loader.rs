@@ -19,7 +19,7 @@ use ingress_ebpf::flow::{Address, FlowEntry, FlowKey, ListenerKey, SynSeen};
 use ingress_ebpf::names::{ABI, map, program};
 use ingress_ebpf::verdict::Verdict;
 
-use super::devices::{self, Device};
+use super::devices::{self, Device, Link};
 use super::pinned_link;
 use super::program_log::{self, ProgramLog};
 use super::view::InterfaceStatus;
@@ -87,7 +87,7 @@ pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
         loader.map_pin_path(name, pin_dir.join(name));
     }
     let mut bpf = loader.load(OBJECT)?;
-    for name in [program::TC_IN, program::TC_OUT] {
+    for name in program::TC.iter().copied() {
         classifier(&mut bpf, name)?.load().map_err(|source| LoadError::Verify { name, source })?;
     }
     let no_xdp = xdp::load(&mut bpf).err().map(|error| error.to_string());
@@ -117,7 +117,7 @@ impl Loaded {
 
     #[cfg(test)]
     pub(super) fn program(&self, name: &'static str) -> &SchedClassifier {
-        self.bpf.program(name).and_then(|program| program.try_into().ok()).expect("the object holds both programs")
+        self.bpf.program(name).and_then(|program| program.try_into().ok()).expect("the object holds all programs")
     }
 
     /// See [`xdp::adopt`].
@@ -138,7 +138,7 @@ impl Loaded {
 
     /// Attaches both tc programs to one device, or takes over what stands there.
     pub(super) fn attach(&mut self, device: &Device) -> InterfaceStatus {
-        let Device { name, index, unfit, has_vlans: _ } = device;
+        let Device { name, index, link, unfit, has_vlans: _ } = device;
         let (device, ifindex) = (name.as_str(), *index);
         let attached = "none".to_owned();
         let mut status = InterfaceStatus { name: name.clone(), ifindex, attached, why: None, admission: None };
@@ -146,7 +146,11 @@ impl Loaded {
             status.why = Some((*why).to_owned());
             return status;
         }
-        let hooks = [(program::TC_IN, TcAttachType::Ingress, "in"), (program::TC_OUT, TcAttachType::Egress, "out")];
+        let (into, out_of) = match link {
+            Link::Ethernet => (program::TC_IN, program::TC_OUT),
+            Link::Bare => (program::IP_IN, program::IP_OUT),
+        };
+        let hooks = [(into, TcAttachType::Ingress, "in"), (out_of, TcAttachType::Egress, "out")];
         let mut why = None;
         let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
         if tcx {
@@ -183,8 +187,12 @@ pub(super) fn detach(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
         move |source| LoadError::Io { what, source }
     };
     for Device { name, .. } in devices::all().map_err(io("listing devices"))? {
-        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-            let ours = if matches!(hook, TcAttachType::Ingress) { program::TC_IN } else { program::TC_OUT };
+        for (hook, ours) in [
+            (TcAttachType::Ingress, program::TC_IN),
+            (TcAttachType::Egress, program::TC_OUT),
+            (TcAttachType::Ingress, program::IP_IN),
+            (TcAttachType::Egress, program::IP_OUT),
+        ] {
             if aya::programs::tc::qdisc_detach_program(&name, hook, ours).is_ok() {
                 removed.push(format!("filter {ours} on {name}"));
             }

@@ -112,10 +112,15 @@ fn local(reason: &str) -> Result<()> {
     let (s1, backend) = stage()?;
     let proxy = &s1.lab.proxy.ns;
     let on_loopback = proxy.listen("127.0.0.1:8443".parse()?)?;
+    let on_loopback6 = proxy.listen("[::1]:8443".parse()?)?;
+    proxy.ip_batch("addr add 2001:db8::1/64 dev pub0 nodad\n")?;
+    s1.lab.clients[0].ns.ip_batch("addr add 2001:db8::101/64 dev eth0 nodad\n")?;
+    let public6: SocketAddr = "[2001:db8::1]:443".parse()?;
     let on_own_address = proxy.listen((s1.lab.private_address(&s1.lab.backends[0]), 8444).into())?;
     let mut config = config(&s1);
     // Without `device`: the proxy reaches itself by `lo`.
-    config["listeners"]["tls"] = json!({ "bind": [s1.public().to_string()] });
+    config["listeners"]["tls"] = json!({ "bind": [s1.public().to_string(), public6.to_string()] });
+    add_pool(&mut config, "six", on_loopback6.local_addr()?);
     add_pool(&mut config, "loopback", on_loopback.local_addr()?);
     add_pool(&mut config, "own", on_own_address.local_addr()?);
     let node = s1.node_with(config)?;
@@ -124,7 +129,8 @@ fn local(reason: &str) -> Result<()> {
     let from_here = call(proxy, s1.public(), &backend)?.finish()?;
     let to_loopback = call_pool("loopback", client, s1.public(), &on_loopback)?.finish()?;
     let to_here = call_pool("own", client, s1.public(), &on_own_address)?.finish()?;
-    relayed(&node, reason, &[from_here, to_loopback, to_here])
+    let to_six = call_pool("six", client, public6, &on_loopback6)?.finish()?;
+    relayed(&node, reason, &[from_here, to_loopback, to_here, to_six])
 }
 
 fn device(reason: &str) -> Result<()> {
