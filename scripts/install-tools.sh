@@ -12,7 +12,8 @@ readonly SCHEMATHESIS=4.32.5
 readonly LLVM_PREFIX=/usr/lib/llvm-22
 
 base=(ca-certificates curl gcc cmake make iproute2 nginx openssl procps)
-tests=(bpftool chromium ethtool haproxy iperf3 jq nftables nghttp2-client redis-server tcpdump)
+tests=(bpftool chromium ethtool haproxy iperf3 jq nftables nghttp2-client redis-server tcpdump
+  wireguard-go wireguard-tools)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "install-tools: $*"; exit 1; }

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,6 +14,7 @@ use ingress_tests::lab::{Host, LabOptions, S1_BACKENDS};
 use ingress_tests::netns::Namespace;
 use ingress_tests::node::Node;
 use ingress_tests::payload::write_file;
+use ingress_tests::process::Process;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
 use ingress_tests::skip::{missing_device, skip};
@@ -66,6 +68,23 @@ fn backend_at_the_end_of_a_tunnel_is_reached_in_the_kernel() -> Result<()> {
         node.all_in_kernel()?;
     }
     Ok(())
+}
+
+#[test]
+fn backend_behind_wireguard_is_reached_in_the_kernel() -> Result<()> {
+    require!("nginx", "curl", "wireguard-go", "wg");
+    let s1 = lab(1)?;
+    let (proxy, backend) = (&s1.lab.proxy.ns, &s1.lab.backends[0]);
+    // The control sockets of all namespaces lie in one directory.
+    let names = ["p", "b"].map(|end| format!("wg{}{end}", std::process::id()));
+    let near = WireGuard::start(proxy, &names[0], "10.7.0.1/24")?;
+    let far = WireGuard::start(&backend.ns, &names[1], "10.7.0.2/24")?;
+    near.meet(&far, "10.7.0.2/32", &backend.address.to_string())?;
+    far.meet(&near, "10.7.0.1/32", &s1.lab.private_address(backend).to_string())?;
+    let web = nginx(&s1, backend)?;
+    let node = s1.node_with(config(&s1, "10.7.0.2:443".parse()?))?;
+    move_files(&s1.curl(NAME), &web)?;
+    node.all_in_kernel()
 }
 
 #[test]
@@ -262,6 +281,37 @@ fn device_that_is_made_anew_is_relayed_until_the_next_start() -> Result<()> {
     node.launch()?;
     call(client, s1.public(), &listener)?.finish()?;
     node.all_in_kernel()
+}
+
+/// One end of a WireGuard tunnel, as wireguard-go makes it: a tun device with offloads.
+struct WireGuard {
+    ns: Namespace,
+    name: String,
+    public_key: String,
+    _process: Process,
+}
+
+impl WireGuard {
+    const PORT: u16 = 51_820;
+
+    fn start(ns: &Namespace, name: &str, address: &str) -> Result<Self> {
+        let mut command = ns.command("wireguard-go");
+        // It says at length that a kernel module would be better.
+        command.args(["--foreground", name]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process::spawn("wireguard-go", &mut command)?;
+        let keys = ns.run("sh", &["-c", "key=$(wg genkey) && echo $key && echo $key | wg pubkey"])?;
+        let (private, public) = keys.split_once('\n').context("two keys")?;
+        let set = format!("echo {private} | wg set {name} listen-port {} private-key /dev/stdin", Self::PORT);
+        wait_until(PATIENCE, "wireguard-go listens to wg", || ns.run("sh", &["-c", &set]).is_ok())?;
+        ns.ip_batch(&format!("addr add {address} dev {name}\nlink set {name} mtu 1420 up\n"))?;
+        Ok(Self { ns: ns.clone(), name: name.to_owned(), public_key: public.trim().to_owned(), _process: process })
+    }
+
+    fn meet(&self, other: &Self, allowed: &str, at: &str) -> Result<()> {
+        let endpoint = format!("{at}:{}", Self::PORT);
+        let peer = ["set", &self.name, "peer", &other.public_key, "allowed-ips", allowed, "endpoint", &endpoint];
+        self.ns.run("wg", &peer).map(drop)
+    }
 }
 
 /// A pair of tunnel ends.
