@@ -30,6 +30,16 @@ pub struct Distance {
     pub doubled: u64,
     /// Held back by another quarter of `delay`, so that later frames overtake.
     pub late: u64,
+    /// `None`: as fast as the machine carries it.
+    pub bottleneck: Option<Bottleneck>,
+}
+
+/// The slowest hop of a line, with the queue in front of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Bottleneck {
+    pub bytes_per_second: u64,
+    /// How long a frame may have to wait; what would wait longer is lost.
+    pub queue: Duration,
 }
 
 /// The line while it stands; dropping it cuts it.
@@ -79,6 +89,7 @@ fn take(from: &mut File, queue: &Sender<Due>, distance: Distance, seed: u64, ove
     let mut random = Random::new(seed);
     let mut buffer = vec![0; 65_536];
     let mut count = 0;
+    let mut free = Instant::now();
     while !over.load(Ordering::Acquire) {
         let ready =
             poll(&mut [PollFd::new(std::os::fd::AsFd::as_fd(from), PollFlags::POLLIN)], PollTimeout::from(50u8));
@@ -88,7 +99,16 @@ fn take(from: &mut File, queue: &Sender<Due>, distance: Distance, seed: u64, ove
         let Ok(n) = from.read(&mut buffer) else { continue };
         let mut happens = |chance: u64| random.next_u64() % 1_000 < chance;
         let (lost, doubled, late) = (happens(distance.lost), happens(distance.doubled), happens(distance.late));
-        let due = Instant::now() + distance.delay + if late { distance.delay / 4 } else { Duration::ZERO };
+        let now = Instant::now();
+        let mut sent = now;
+        if let Some(Bottleneck { bytes_per_second, queue }) = distance.bottleneck {
+            if free > now + queue {
+                continue;
+            }
+            free = free.max(now) + Duration::from_nanos(n as u64 * 1_000_000_000 / bytes_per_second.max(1));
+            sent = free;
+        }
+        let due = sent + distance.delay + if late { distance.delay / 4 } else { Duration::ZERO };
         let copies = if lost { 0 } else { 1 + usize::from(doubled) };
         for _ in 0..copies {
             count += 1;

@@ -14,6 +14,7 @@ mod report;
 mod run;
 mod stage;
 mod topology;
+mod wan;
 mod xdp;
 
 use std::fmt;
@@ -72,6 +73,9 @@ struct L4Args {
     /// Short windows, for a look: under 3 minutes.
     #[arg(long)]
     quick: bool,
+    /// Instead: clients that are 30 to 260 ms away, with CUBIC and BBR, and a line that loses packets [3 rounds, 8 minutes].
+    #[arg(long, conflicts_with_all = ["case", "idle_connections"])]
+    wan: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -90,6 +94,10 @@ fn l4(args: &L4Args) -> Result<()> {
     }
     ensure!(nix::unistd::geteuid().is_root(), "the bench makes network namespaces: run it as root");
     program::catch_interrupts()?;
+    if args.wan {
+        wan::run(args)?;
+        return program::check_interrupt();
+    }
     let results = run::run(args)?;
     report::print(&results, args.json)?;
     // Half a run is shown, but is no success.

@@ -75,7 +75,7 @@ fn transfers_survive_a_client_and_a_backend_that_are_both_far_away() -> Result<(
 fn transfers_survive_lines_that_lose_double_and_reorder_on_both_sides() -> Result<()> {
     require!();
     let s1 = S1::without_backends(&LabOptions::default())?;
-    let bad = |ms| Distance { delay: Duration::from_millis(ms), lost: 5, doubled: 10, late: 10 };
+    let bad = |ms| Distance { delay: Duration::from_millis(ms), lost: 5, doubled: 10, late: 10, bottleneck: None };
     let _to_client = s1.lab.move_away(&s1.lab.clients[0], bad(20))?;
     let _to_backend = s1.lab.move_away(&s1.lab.backends[0], bad(4))?;
     // Copies that come late make a sender discard a block now and then on the plain path too.
@@ -86,7 +86,8 @@ fn transfers_survive_lines_that_lose_double_and_reorder_on_both_sides() -> Resul
 fn transfers_survive_lines_on_which_everything_comes_twice_and_a_tenth_late() -> Result<()> {
     require!();
     let s1 = S1::without_backends(&LabOptions::default())?;
-    let echoing = |ms| Distance { delay: Duration::from_millis(ms), lost: 0, doubled: 1_000, late: 100 };
+    let echoing =
+        |ms| Distance { delay: Duration::from_millis(ms), lost: 0, doubled: 1_000, late: 100, bottleneck: None };
     let _to_client = s1.lab.move_away(&s1.lab.clients[0], echoing(20))?;
     let _to_backend = s1.lab.move_away(&s1.lab.backends[0], echoing(4))?;
     transfers_both_ways(&s1, 2 << 20, Bad { never: &["TCPSACKReneging"], loses: false })

@@ -20,6 +20,9 @@ pub(super) const SERVER_NAME: &str = "app.example.com";
 /// Payload of one ping and of its answer.
 pub(super) const PING_BYTES: usize = 64;
 
+/// A large page, or a small download.
+pub(super) const FETCH_BYTES: usize = 3 << 20;
+
 /// What the backend does after the hello; it travels in the hello's random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -29,6 +32,8 @@ pub(super) enum Order {
     Echo,
     /// Send one byte and wait for the client to close.
     Byte,
+    /// Send [`FETCH_BYTES`] and wait for the client to close.
+    Fetch,
 }
 
 impl Order {
@@ -37,11 +42,12 @@ impl Order {
             Self::Stream => 1,
             Self::Echo => 2,
             Self::Byte => 3,
+            Self::Fetch => 4,
         }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Stream, Self::Echo, Self::Byte].into_iter().find(|order| order.code() == code)
+        [Self::Stream, Self::Echo, Self::Byte, Self::Fetch].into_iter().find(|order| order.code() == code)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a run prints: a table of medians, the ratios, the bars that the project sets itself, and JSON lines.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -13,38 +14,42 @@ use super::run::{PEERS, Results};
 
 /// One line of `--json`.
 #[derive(Serialize)]
-struct Line {
-    case: &'static str,
-    ours: Option<f64>,
-    peer: f64,
-    peer_name: &'static str,
-    unit: &'static str,
-    better: &'static str,
+pub(super) struct Line {
+    pub(super) case: Cow<'static, str>,
+    pub(super) ours: Option<f64>,
+    pub(super) peer: f64,
+    pub(super) peer_name: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) better: &'static str,
     /// Above 1: ours is better.
-    ratio: Option<f64>,
+    pub(super) ratio: Option<f64>,
     /// That both took part in.
-    rounds: usize,
+    pub(super) rounds: usize,
 }
 
 /// A figure that the project promises.
-struct Bar {
-    what: &'static str,
-    value: Option<f64>,
-    limit: f64,
-    better: Better,
+pub(super) struct Bar {
+    pub(super) what: Cow<'static, str>,
+    pub(super) value: Option<f64>,
+    pub(super) limit: f64,
+    pub(super) better: Better,
 }
 
 /// Idle connections that the bars for memory are about.
 const MEMORY_BAR: usize = 100_000;
 
 pub(super) fn print(results: &Results, json: bool) -> Result<()> {
-    let text = table(results)?;
+    print_lines(&table(results)?, &lines(results), json)
+}
+
+/// The table on stdout; with `json` the lines there, and the table on stderr.
+pub(super) fn print_lines(table: &str, lines: &[Line], json: bool) -> Result<()> {
     if !json {
-        return Ok(write!(std::io::stdout().lock(), "{text}")?);
+        return Ok(write!(std::io::stdout().lock(), "{table}")?);
     }
-    write!(std::io::stderr().lock(), "{text}")?;
+    write!(std::io::stderr().lock(), "{table}")?;
     let mut stdout = std::io::stdout().lock();
-    for line in lines(results) {
+    for line in lines {
         writeln!(stdout, "{}", serde_json::to_string(&line)?)?;
     }
     Ok(())
@@ -69,7 +74,7 @@ impl Results {
     }
 }
 
-fn median(samples: &[f64]) -> Option<f64> {
+pub(super) fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let upper = *sorted.get(sorted.len() / 2)?;
@@ -84,7 +89,7 @@ fn lines(results: &Results) -> Vec<Line> {
             let Some(theirs) = results.median(case, peer) else { continue };
             let rounds = |peer| results.samples.get(&(case, peer)).map_or(0, Vec::len);
             lines.push(Line {
-                case: case.name(),
+                case: case.name().into(),
                 ours: results.median(case, Peer::Ingress),
                 peer: theirs,
                 peer_name: peer.name(),
@@ -123,21 +128,7 @@ fn table(results: &Results) -> Result<String> {
             writeln!(text)?;
         }
     }
-    writeln!(text, "\n| bar | limit | this run | |\n|---|---|---|---|")?;
-    for Bar { what, value, limit, better } in bars(results) {
-        let sign = match better {
-            Better::Higher => ">=",
-            Better::Lower => "<=",
-        };
-        let (value, verdict) = match value {
-            None => ("-".into(), "not measured"),
-            Some(value) if better == Better::Higher && value >= limit => (significant(value), "met"),
-            Some(value) if better == Better::Lower && value <= limit => (significant(value), "met"),
-            Some(value) => (significant(value), "MISSED"),
-        };
-        writeln!(text, "| {what} | {sign} {limit} | {value} | {verdict} |")?;
-    }
-    writeln!(text)?;
+    write_bars(&mut text, bars(results))?;
     for (peer, version) in &results.versions {
         writeln!(text, "{}: {version}", peer.name())?;
     }
@@ -155,13 +146,31 @@ fn table(results: &Results) -> Result<String> {
     Ok(text)
 }
 
-fn header(text: &mut String, first: &[&str], peers: &[Peer]) -> Result<()> {
+pub(super) fn write_bars(text: &mut String, bars: Vec<Bar>) -> Result<()> {
+    writeln!(text, "\n| bar | limit | this run | |\n|---|---|---|---|")?;
+    for Bar { what, value, limit, better } in bars {
+        let sign = match better {
+            Better::Higher => ">=",
+            Better::Lower => "<=",
+        };
+        let (value, verdict) = match value {
+            None => ("-".into(), "not measured"),
+            Some(value) if better == Better::Higher && value >= limit => (significant(value), "met"),
+            Some(value) if better == Better::Lower && value <= limit => (significant(value), "met"),
+            Some(value) => (significant(value), "MISSED"),
+        };
+        writeln!(text, "| {what} | {sign} {limit} | {value} | {verdict} |")?;
+    }
+    Ok(writeln!(text)?)
+}
+
+pub(super) fn header(text: &mut String, first: &[&str], peers: &[Peer]) -> Result<()> {
     let names = || first.iter().copied().chain(peers.iter().map(|peer| peer.name()));
     writeln!(text, "| {} |", names().collect::<Vec<_>>().join(" | "))?;
     Ok(writeln!(text, "|{}", names().map(|_| "---|").collect::<String>())?)
 }
 
-fn cell(samples: Option<&Vec<f64>>) -> String {
+pub(super) fn cell(samples: Option<&Vec<f64>>) -> String {
     let Some((samples, middle)) = samples.and_then(|samples| Some((samples, median(samples)?))) else {
         return "-".into();
     };
@@ -173,7 +182,7 @@ fn cell(samples: Option<&Vec<f64>>) -> String {
 }
 
 /// Three significant digits, thousands whole.
-fn significant(value: f64) -> String {
+pub(super) fn significant(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
@@ -189,8 +198,8 @@ fn bars(results: &Results) -> Vec<Bar> {
         let proxies = [Peer::Haproxy, Peer::HaproxySplice, Peer::Nginx, Peer::Envoy];
         proxies.into_iter().filter_map(|peer| ratio(case, peer)).min_by(f64::total_cmp)
     };
-    let higher = |what, value, limit| Bar { what, value, limit, better: Better::Higher };
-    let lower = |what, value, limit| Bar { what, value, limit, better: Better::Lower };
+    let higher = |what: &'static str, value, limit| Bar { what: what.into(), value, limit, better: Better::Higher };
+    let lower = |what: &'static str, value, limit| Bar { what: what.into(), value, limit, better: Better::Lower };
     // With fewer connections the fixed part of the maps weighs more on each.
     let memory = results.memory.get(&Peer::Ingress).filter(|memory| memory.connections >= MEMORY_BAR);
     vec![

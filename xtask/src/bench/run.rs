@@ -56,26 +56,10 @@ impl Results {
 }
 
 pub(super) fn run(args: &L4Args) -> Result<Results> {
-    let sockets_per_process = raise_descriptor_limit()?;
-    let pace = Pace::of(args);
     let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
-    let mut bench = Bench {
-        measurements: Measurement::ALL.into_iter().filter(|m| cases.iter().any(|case| m.gives(*case))).collect(),
-        results: Results {
-            samples: BTreeMap::new(),
-            memory: BTreeMap::new(),
-            threads: args.threads.max(1),
-            versions: BTreeMap::new(),
-            notes: Vec::new(),
-        },
-        dir: tempfile::Builder::new().prefix("ingress-bench-").tempdir()?,
-        clients: 0,
-        turns: 0,
-        sockets_per_process,
-        pace,
-    };
-    let mut peers = bench.available(&args.peer);
-    ensure!(!peers.is_empty(), "no peer can run: {}", bench.results.notes.join("; "));
+    let mut bench = Bench::new(args)?;
+    bench.measurements = Measurement::ALL.into_iter().filter(|m| cases.iter().any(|case| m.gives(*case))).collect();
+    let mut peers = bench.available(&args.peer, &PEERS)?;
     let done = bench.rounds(&mut peers, cases.contains(&Case::MemoryIdle));
     bench.results.samples.retain(|(case, _), _| cases.contains(case));
     match done {
@@ -128,6 +112,25 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// Without anything to measure yet.
+    pub(super) fn new(args: &L4Args) -> Result<Self> {
+        Ok(Self {
+            sockets_per_process: raise_descriptor_limit()?,
+            pace: Pace::of(args),
+            measurements: Vec::new(),
+            results: Results {
+                samples: BTreeMap::new(),
+                memory: BTreeMap::new(),
+                threads: args.threads.max(1),
+                versions: BTreeMap::new(),
+                notes: Vec::new(),
+            },
+            dir: tempfile::Builder::new().prefix("ingress-bench-").tempdir()?,
+            clients: 0,
+            turns: 0,
+        })
+    }
+
     /// Idle connections that a peer can be asked to hold.
     pub(super) fn idle_connections(&self, peer: Peer) -> usize {
         match peer {
@@ -139,10 +142,10 @@ impl Bench {
         }
     }
 
-    /// The wanted peers that are installed, with ours among them.
-    fn available(&mut self, wanted: &[Peer]) -> Vec<Peer> {
+    /// Those of `peers` that are wanted and installed, ours among them.
+    pub(super) fn available(&mut self, wanted: &[Peer], peers: &[Peer]) -> Result<Vec<Peer>> {
         let mut available = Vec::new();
-        for peer in PEERS {
+        for &peer in peers {
             if !wanted.is_empty() && peer != Peer::Ingress && !wanted.contains(&peer) {
                 continue;
             }
@@ -154,7 +157,8 @@ impl Bench {
                 Err(error) => self.results.note(format!("without {}: {error:#}", peer.name())),
             }
         }
-        available
+        ensure!(!available.is_empty(), "no peer can run: {}", self.results.notes.join("; "));
+        Ok(available)
     }
 
     fn rounds(&mut self, peers: &mut Vec<Peer>, memory: bool) -> Result<()> {
@@ -196,7 +200,7 @@ impl Bench {
 
     /// One peer, every load.
     fn turn(&mut self, peer: Peer) -> Result<String> {
-        let mut stage = Stage::set(self, peer)?;
+        let mut stage = Stage::set(self, peer, None)?;
         let mut line = Vec::new();
         for measurement in self.measurements.clone() {
             machine::settle(SETTLE)?;
@@ -226,7 +230,7 @@ impl Bench {
             // A router keeps nothing per connection.
             Peer::Direct => PerConnection::default(),
             Peer::Haproxy | Peer::HaproxySplice | Peer::Nginx | Peer::Envoy | Peer::Ingress => {
-                let mut stage = Stage::set(self, peer)?;
+                let mut stage = Stage::set(self, peer, None)?;
                 let each = stage.idle(self)?;
                 // The connections still stand, so there are no log lines to count.
                 drop(stage);

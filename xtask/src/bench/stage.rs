@@ -13,9 +13,10 @@ use super::memory::{Memory, PerConnection, wait_for_sockets_to_settle};
 use super::peer::{Peer, Process, Running, Setting};
 use super::program::{Program, check_interrupt};
 use super::run::{Bench, Pace};
-use super::topology::{self, PROXY_ADDRESS, Topology};
+use super::topology::{self, PROXY_ADDRESS, Topology, Way};
 
-/// Beyond a client's own window: connecting, and a machine that stutters.
+/// A client's window, connecting, and a machine that stutters.
+const LONGEST_LOAD: Duration = Duration::from_secs(60);
 const SLACK: Duration = Duration::from_secs(15);
 /// For 100,000 connections and the slowest peer.
 const OPENING: Duration = Duration::from_secs(90);
@@ -32,9 +33,9 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn set(bench: &mut Bench, peer: Peer) -> Result<Self> {
+    pub(super) fn set(bench: &mut Bench, peer: Peer, way: Option<Way>) -> Result<Self> {
         check_interrupt()?;
-        let topology = Topology::build()?;
+        let topology = Topology::build(way)?;
         bench.turns += 1;
         let dir = bench.dir.path().join(format!("{}-{}", bench.turns, peer.name()));
         std::fs::create_dir(&dir)?;
@@ -50,6 +51,15 @@ impl Stage {
         stage.running.check()?;
         ready?;
         Ok(stage)
+    }
+
+    /// The load program in a mode of its own, and the line that it says at its end.
+    pub(super) fn load(&mut self, bench: &mut Bench, mode: Mode, options: &[(&str, usize)]) -> Result<Measured> {
+        let line = self.client(bench, mode, options)?.next_line(LONGEST_LOAD)?;
+        for backend in &mut self.backends {
+            backend.check()?;
+        }
+        serde_json::from_str(&line).context("reading the client's result")
     }
 
     fn client(&self, bench: &mut Bench, mode: Mode, options: &[(&str, usize)]) -> Result<Program> {
@@ -85,13 +95,8 @@ impl Stage {
             let programs = self.running.group().into_iter().chain(self.backends.iter().map(Program::group));
             confined = Some(programs.fold(Confined::to(1), |confined, group| confined?.with(group))?);
         }
-        let mut client = self.client(bench, measurement.mode(), &options)?;
-        let line = client.next_line(warmup + window + SLACK)?;
+        let measured = self.load(bench, measurement.mode(), &options)?;
         drop(confined);
-        for backend in &mut self.backends {
-            backend.check()?;
-        }
-        let measured: Measured = serde_json::from_str(&line).context("reading the client's result")?;
         if matches!(measurement, Measurement::Connections | Measurement::FirstByte) {
             self.completed += measured.count;
         }

@@ -10,6 +10,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::Context;
+use ingress_tests::distance::{Distance, Line};
 use ingress_tests::netns::Namespace;
 
 /// Where every proxy listens.
@@ -22,7 +23,16 @@ const PORT: u16 = 443;
 const BACKENDS: u8 = 8;
 const SOURCES: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 0);
 
+/// What lies between the clients and the proxy, and how senders meet it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub(super) distance: Distance,
+    /// Congestion control of every sender, the proxy among them.
+    pub(super) congestion: &'static str,
+}
+
 pub(super) struct Topology {
+    _line: Option<Line>,
     pub(super) client: Namespace,
     pub(super) proxy: Namespace,
     pub(super) backend: Namespace,
@@ -45,8 +55,10 @@ pub(super) fn source_block(block: u32, size: u32) -> Ipv4Addr {
 }
 
 impl Topology {
-    pub(super) fn build() -> anyhow::Result<Self> {
-        let topology = Self {
+    /// With cables only, unless there is a way to go.
+    pub(super) fn build(way: Option<Way>) -> anyhow::Result<Self> {
+        let mut topology = Self {
+            _line: None,
             client: Namespace::new("bench-client")?,
             proxy: Namespace::new("bench-proxy")?,
             backend: Namespace::new("bench-backend")?,
@@ -59,6 +71,10 @@ impl Topology {
             namespace.sysctl("core/somaxconn", "65535")?;
             namespace.sysctl("ipv4/tcp_max_syn_backlog", "65535")?;
             namespace.sysctl("ipv4/tcp_max_tw_buckets", "1000000")?;
+            if way.is_some() {
+                // A connection must not begin with what an earlier one has learned.
+                namespace.sysctl("ipv4/tcp_no_metrics_save", "1")?;
+            }
         }
         topology.proxy.sysctl("ipv4/ip_forward", "1")?;
         // What the manuals of HAProxy and nginx ask for on a busy proxy.
@@ -67,20 +83,26 @@ impl Topology {
         topology.proxy.sysctl("ipv4/tcp_tw_reuse", "1")?;
         // A syslog socket drops what does not fit its queue; systemd raises it likewise.
         topology.proxy.sysctl("unix/max_dgram_qlen", "4096")?;
-        topology.lay_cables().context("laying the cables")?;
+        topology.lay_cables(way).context("laying the cables")?;
         Ok(topology)
     }
 
-    fn lay_cables(&self) -> anyhow::Result<()> {
+    fn lay_cables(&mut self, way: Option<Way>) -> anyhow::Result<()> {
         let [to_clients, to_backends] = PROXY_INTERFACES;
+        match way {
+            None => self
+                .proxy
+                .ip_batch(&format!("link add {to_clients} type veth peer name eth0 netns {}\n", self.client.name()))?,
+            Some(Way { distance, .. }) => {
+                self._line = Some(Line::between((&self.proxy, to_clients), (&self.client, "eth0"), distance)?);
+            }
+        }
         self.proxy.ip_batch(&format!(
-            "link add {to_clients} type veth peer name eth0 netns {}\n\
-             link add {to_backends} type veth peer name eth0 netns {}\n\
+            "link add {to_backends} type veth peer name eth0 netns {}\n\
              addr add {}/24 dev {to_clients}\n\
              addr add 10.77.2.1/24 dev {to_backends}\n\
              link set {to_clients} up\n\
              link set {to_backends} up\n",
-            self.client.name(),
             self.backend.name(),
             PROXY_ADDRESS.ip(),
         ))?;
@@ -94,7 +116,14 @@ impl Topology {
         ))?;
         let addresses: String =
             backends().iter().map(|backend| format!("addr add {}/24 dev eth0\n", backend.ip())).collect();
-        self.backend.ip_batch(&format!("{addresses}link set eth0 up\nroute add default via 10.77.2.1\n"))?;
-        self.proxy.ip_batch(&format!("route add {SOURCES}/16 via 10.77.1.2\n"))
+        // By route: the sysctl of a namespace takes only what the host allows to everybody.
+        let congestion = way.map(|way| format!(" congctl {}", way.congestion)).unwrap_or_default();
+        self.backend.ip_batch(&format!(
+            "{addresses}\
+             link set eth0 up\n\
+             route change 10.77.2.0/24 dev eth0{congestion}\n\
+             route add default via 10.77.2.1{congestion}\n"
+        ))?;
+        self.proxy.ip_batch(&format!("route add {SOURCES}/16 via 10.77.1.2{congestion}\n"))
     }
 }

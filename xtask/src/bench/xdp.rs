@@ -6,13 +6,12 @@ mod frame;
 mod programs;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
 
 use self::frame::Case;
 use self::programs::{Hook, Programs};
+use super::report::{Line, print_lines};
 use super::{program, progress};
 use crate::build_ebpf;
 
@@ -26,20 +25,6 @@ pub(super) struct XdpArgs {
     /// Leave out the flood of SYNs, which takes two seconds for each way of dropping and round.
     #[arg(long)]
     no_flood: bool,
-}
-
-/// One line of `--json`, in the form of `bench l4`.
-#[derive(Serialize)]
-struct Line {
-    case: String,
-    ours: f64,
-    peer: f64,
-    peer_name: &'static str,
-    unit: &'static str,
-    better: &'static str,
-    /// Above 1: ours is better.
-    ratio: f64,
-    rounds: usize,
 }
 
 pub(super) fn run(args: &XdpArgs) -> Result<()> {
@@ -70,13 +55,13 @@ fn costs(rounds: u32) -> Result<Vec<Line>> {
     let line = |case: Case| {
         let [xdp, tc] = [Hook::Xdp, Hook::Tc].map(|hook| median(&samples[&(case, hook)]));
         Line {
-            case: format!("xdp_{}", case.name()),
-            ours: xdp,
+            case: format!("xdp_{}", case.name()).into(),
+            ours: Some(xdp),
             peer: tc,
             peer_name: "tc",
             unit: "ns/packet",
             better: "lower",
-            ratio: tc / xdp,
+            ratio: Some(tc / xdp),
             rounds: rounds as usize,
         }
     };
@@ -99,13 +84,13 @@ fn floods(rounds: u32) -> Result<Vec<Line>> {
     let line = |way: flood::Way| {
         let peer = median(&samples[&way]);
         Line {
-            case: "xdp_syn_drop_rate".to_owned(),
-            ours,
+            case: "xdp_syn_drop_rate".into(),
+            ours: Some(ours),
             peer,
             peer_name: way.name(),
             unit: "1/s",
             better: "higher",
-            ratio: ours / peer,
+            ratio: Some(ours / peer),
             rounds: rounds as usize,
         }
     };
@@ -115,21 +100,13 @@ fn floods(rounds: u32) -> Result<Vec<Line>> {
 fn report(lines: &[Line], json: bool) -> Result<()> {
     let mut table = String::from("\n| case | unit | XDP | peer | | ratio |\n|---|---|---|---|---|---|\n");
     for Line { case, ours, peer, peer_name, unit, ratio, .. } in lines {
+        let [ours, ratio] = [ours, ratio].map(|value| value.unwrap_or(f64::NAN));
         table.push_str(&format!("| {case} | {unit} | {ours:.0} | {peer:.0} | {peer_name} | {ratio:.2} |\n"));
     }
-    if !json {
-        return Ok(write!(std::io::stdout().lock(), "{table}")?);
-    }
-    write!(std::io::stderr().lock(), "{table}")?;
-    let mut stdout = std::io::stdout().lock();
-    for line in lines {
-        writeln!(stdout, "{}", serde_json::to_string(line)?)?;
-    }
-    Ok(())
+    print_lines(&table, lines, json)
 }
 
+/// Of at least one round.
 fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+    super::report::median(samples).unwrap_or(f64::NAN)
 }

@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::hello;
 use super::proxy_header::{self, ProxyHeader};
-use super::{Order, say};
+use super::{FETCH_BYTES, Order, say};
 use crate::bench::topology;
 
 /// One write of a stream. Large enough for full GSO packets, small enough to stay in the cache.
@@ -88,8 +88,10 @@ enum Phase {
 enum Next {
     Keep,
     Drop,
-    /// It moves to a thread of its own.
-    Stream,
+    /// It moves to a thread of its own, to send as many bytes.
+    Stream {
+        bytes: usize,
+    },
 }
 
 impl Worker {
@@ -139,10 +141,10 @@ impl Worker {
             Ok(Next::Drop) | Err(_) => {
                 self.connections.remove(&key);
             }
-            Ok(Next::Stream) => {
+            Ok(Next::Stream { bytes }) => {
                 let Some(connection) = self.connections.remove(&key) else { return };
                 if epoll.delete(&connection.stream).is_ok() {
-                    std::thread::spawn(move || stream(connection.stream));
+                    std::thread::spawn(move || stream(connection.stream, bytes));
                 }
             }
         }
@@ -171,7 +173,8 @@ impl Connection {
                         }
                     };
                     self.phase = match order {
-                        Order::Stream => return Ok(Next::Stream),
+                        Order::Stream => return Ok(Next::Stream { bytes: usize::MAX }),
+                        Order::Fetch => return Ok(Next::Stream { bytes: FETCH_BYTES }),
                         Order::Echo => Phase::Echo,
                         Order::Byte => Phase::Close,
                     };
@@ -209,11 +212,19 @@ fn order(expected: ProxyHeader, seen: &[u8]) -> Result<Option<Order>, &'static s
     }
 }
 
-/// Writes until the client leaves.
-fn stream(mut stream: TcpStream) {
+/// Writes `bytes`, or until the client leaves, and closes after it.
+fn stream(mut stream: TcpStream, mut bytes: usize) {
     if stream.set_nonblocking(false).is_err() {
         return;
     }
     let block = vec![0u8; STREAM_WRITE];
-    while stream.write_all(&block).is_ok() {}
+    while bytes > 0 {
+        let next = &block[..bytes.min(STREAM_WRITE)];
+        if stream.write_all(next).is_err() {
+            return;
+        }
+        bytes -= next.len();
+    }
+    // The end of the stream, or a reset: either way the client is done.
+    let _ = stream.read(&mut [0]);
 }

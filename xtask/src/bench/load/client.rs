@@ -14,7 +14,7 @@ use socket2::Type;
 use super::hello::client_hello;
 use super::latency::Samples;
 use super::opener::{Opener, Progress, Sources};
-use super::{Order, PING_BYTES, say};
+use super::{FETCH_BYTES, Order, PING_BYTES, say};
 use crate::bench::machine;
 
 /// One read of a stream.
@@ -38,7 +38,7 @@ pub(in crate::bench) struct ClientArgs {
     /// Bulk streams that run, in `ping` beside the ping-pong.
     #[arg(long, default_value_t = 0)]
     streams: usize,
-    /// `connections`: open at once. `idle`: kept.
+    /// `connections`: open at once. `idle`: kept. `fetch`: one after the other.
     #[arg(long, default_value_t = 64)]
     count: usize,
     #[arg(long, default_value_t = 300)]
@@ -57,6 +57,8 @@ pub(in crate::bench) enum Mode {
     Connections,
     /// The same one after the other, each timed to its first byte.
     FirstByte,
+    /// Connect and fetch [`FETCH_BYTES`], one after the other; each timed to its first byte, all to their last.
+    Fetch,
     /// Open, report, hold until stdin ends.
     Idle,
     /// One ping through the whole path.
@@ -91,6 +93,7 @@ pub(in crate::bench) fn run(args: ClientArgs) -> anyhow::Result<()> {
         Mode::Ping => client.ping(),
         Mode::Connections => client.connections(),
         Mode::FirstByte => client.first_byte(),
+        Mode::Fetch => client.fetch(),
         Mode::Idle => return client.idle(),
         Mode::Probe => client.probe(),
     }?;
@@ -218,6 +221,29 @@ impl Client {
         }
         let window = window.context("the window is shorter than one connection")?;
         with_percentiles(window.close(&AtomicU64::new(0))?, samples)
+    }
+
+    /// `seconds` is the sum over all fetches, connecting included.
+    fn fetch(mut self) -> anyhow::Result<Measured> {
+        let mut first_bytes = Samples::default();
+        let mut block = vec![0u8; STREAM_READ];
+        let mut measured = Measured::default();
+        for _ in 0..self.args.count {
+            let started = Instant::now();
+            let mut stream = self.connect(Order::Fetch)?;
+            let mut received = 0;
+            while received < FETCH_BYTES {
+                let read = stream.read(&mut block).context("fetching")?;
+                ensure!(read > 0, "the backend closed after {received} bytes");
+                if received == 0 {
+                    first_bytes.record(started.elapsed());
+                }
+                received += read;
+            }
+            measured.seconds += started.elapsed().as_secs_f64();
+            measured.bytes += received as u64;
+        }
+        with_percentiles(measured, first_bytes)
     }
 
     fn idle(self) -> anyhow::Result<()> {
