@@ -285,6 +285,8 @@ pub struct ProxyTlvs {
 pub enum HandoffPolicy {
     /// Every connection that can be handed off is.
     Always,
+    /// Those of clients whose round trip is shorter.
+    RttBelow(Duration),
     Never,
 }
 

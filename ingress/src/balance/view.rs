@@ -90,10 +90,10 @@ pub(super) fn pool(pool: &Pool, now: Instant) -> PoolView {
         }
         .into(),
         handoff: match pool.config.handoff {
-            HandoffPolicy::Always => "always",
-            HandoffPolicy::Never => "never",
-        }
-        .into(),
+            HandoffPolicy::Always => "always".into(),
+            HandoffPolicy::RttBelow(limit) => format!("rtt_below {limit:?}"),
+            HandoffPolicy::Never => "never".into(),
+        },
         backends: view(&pool.backends, &pool.config.backends),
         fallback: view(&pool.fallback, &pool.config.fallback),
     }

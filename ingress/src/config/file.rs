@@ -3,25 +3,30 @@
 //! The comments on the keys are shipped: they are the schema's descriptions and the tables of `docs/configuration.md`.
 //! Each value is checked on its own here (see `words`); how values fit together is `convert`'s part.
 
+#[macro_use]
+mod shapes;
 mod admission;
+mod pool;
+mod provider;
 pub(super) mod registration;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use schemars::JsonSchema;
-use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterface, FileSide, FileXdp};
-use self::registration::FileRegistration;
+pub(super) use self::pool::{
+    FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
+    FullProxyProtocol, HandoffBelow, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
+};
+pub(super) use self::provider::{
+    FileEntryPoint, FileHttpPoll, FileLastGood, FileProvider, FileRegistry, FileTraefik, KeptFor, LastGoodWord,
+    OpenPort,
+};
 use super::decode::{Located, OneOrMany};
 use super::defaults;
-use super::words::{
-    AbsolutePath, Backend, Bind, Count, Device, EnvName, HostHeader, HostName, HttpUrl, Ip, Name, Network, Pattern,
-    Ports, SocketPath, Status, Time, UrlPath,
-};
+use super::words::{AbsolutePath, Bind, Count, Device, EnvName, Name, Network, Pattern, Ports, SocketPath, Time};
 
 pub(super) type Connections = Count<1, 100_000_000>;
 
@@ -166,167 +171,6 @@ pub(super) struct DrainFor {
     pub(super) drain: Time,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a pool: a mapping with the key `backends`")]
-pub(super) struct FilePool {
-    /// Each one `address:port`, or a mapping with `address`. At least one.
-    #[schemars(length(min = 1))]
-    pub(super) backends: Vec<Located<FileBackend>>,
-    /// Used only while no backend of `backends` is up.
-    #[serde(default)]
-    pub(super) fallback: Vec<Located<FileBackend>>,
-    /// How a backend is picked. `source_hash` keeps a client address on its backend.
-    #[serde(default)]
-    pub(super) balance: FileBalance,
-    /// PROXY protocol header that tells backends the client's address. `{version: v2, tlvs: [...]}` adds TLVs.
-    #[serde(default)]
-    pub(super) proxy_protocol: FileProxyProtocol,
-    /// Time for one connect to a backend.
-    #[serde(default = "default_connect_timeout")]
-    pub(super) connect_timeout: Located<Time>,
-    /// How many further backends are tried when a connect fails.
-    #[serde(default = "default_connect_retries")]
-    pub(super) connect_retries: Count<0, 100>,
-    /// `always`: every connection that can run in the kernel does. `never`: all are relayed in userspace.
-    #[serde(default)]
-    pub(super) handoff: FileHandoff,
-    /// What happens to a backend's connections when its checks say that it is down: `cut` resets them at both ends, so
-    /// that clients come again at once; `keep` lets them go on for as long as they can.
-    #[serde(default)]
-    pub(super) on_down: FileOnDown,
-    /// A backend that comes back gets its share of new connections step by step over this time.
-    #[serde(default = "default_slow_start")]
-    pub(super) slow_start: Time,
-    /// How backends are checked. Without it every backend counts as up.
-    pub(super) health: Option<Located<FileHealth>>,
-}
-
-#[derive(Clone, Debug, JsonSchema)]
-#[schemars(untagged)]
-pub(super) enum FileBackend {
-    Address(Backend),
-    Full(FullBackend),
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FullBackend {
-    /// `10.0.0.3:8443`, `[2001:db8::3]:8443` or `app.internal:8443`. A name is resolved again when its TTL ends.
-    pub(super) address: Backend,
-    /// Its share of the new connections, beside the other backends' weights. 0 takes none.
-    #[serde(default = "default_weight")]
-    pub(super) weight: Count<0, 256>,
-    /// What logs, metrics and verbs call it; the address otherwise.
-    pub(super) name: Option<Name>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum FileBalance {
-    #[default]
-    RoundRobin,
-    LeastConnections,
-    SourceHash,
-}
-
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum FileProxyProtocol {
-    Word(ProxyWord),
-    Full(FullProxyProtocol),
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum ProxyWord {
-    None,
-    V1,
-    V2,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FullProxyProtocol {
-    /// Version of the header.
-    pub(super) version: ProxyVersion,
-    /// What is added to a v2 header: the SNI (`authority`), the protocol of the ClientHello (`alpn`), a `unique_id`, a
-    /// `crc32c` of the header.
-    #[serde(default)]
-    pub(super) tlvs: Vec<Located<FileTlv>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum ProxyVersion {
-    V1,
-    V2,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum FileTlv {
-    Authority,
-    Alpn,
-    UniqueId,
-    Crc32c,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum FileHandoff {
-    #[default]
-    Always,
-    Never,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum FileOnDown {
-    Cut,
-    #[default]
-    Keep,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "health checks: a mapping with the key `type`")]
-pub(super) struct FileHealth {
-    /// `tcp` connects; `tls` also shakes hands, without judging the certificate; `http` and `https` send a GET.
-    pub(super) r#type: ProbeType,
-    /// From one check of a backend to its next.
-    #[serde(default = "default_health_interval")]
-    pub(super) interval: Time,
-    /// A check that takes longer has failed. At most the interval.
-    #[serde(default = "default_health_timeout")]
-    pub(super) timeout: Time,
-    /// Good checks in a row until a backend is up.
-    #[serde(default = "default_health_rise")]
-    pub(super) rise: Count<1, 1000>,
-    /// Failed checks in a row until a backend is down.
-    #[serde(default = "default_health_fall")]
-    pub(super) fall: Count<1, 1000>,
-    /// Check this port; the backend's own otherwise.
-    pub(super) port: Option<Count<1, 65_535>>,
-    /// For `http` and `https`: what to GET.
-    #[serde(default = "default_health_path")]
-    pub(super) path: UrlPath,
-    /// For `http` and `https`: the Host header; the backend's address otherwise.
-    pub(super) host: Option<HostHeader>,
-    /// For `http` and `https`: the good statuses, one or a list of statuses and ranges.
-    #[serde(default = "default_health_expect")]
-    pub(super) expect: OneOrMany<Status>,
-    /// For `tls` and `https`: the SNI to send; none otherwise.
-    pub(super) server_name: Option<HostName>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum ProbeType {
-    Tcp,
-    Tls,
-    Http,
-    Https,
-}
-
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping with the keys of `limits`")]
 pub(super) struct FileLimits {
@@ -398,113 +242,6 @@ pub(super) enum FileConnectionLog {
     None,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "a provider: a mapping with `registry`, `file`, `http_poll` or `registration`"
-)]
-pub(super) struct FileProvider {
-    /// A YAML file that lists hosts and ports with their backends, the same on every node.
-    pub(super) registry: Option<Located<FileRegistry>>,
-    /// Traefik's dynamic configuration in files.
-    pub(super) file: Option<Located<FileTraefik>>,
-    /// Traefik's dynamic configuration from a URL that is asked again and again.
-    pub(super) http_poll: Option<Located<FileHttpPoll>>,
-    /// Backends say themselves what they serve, over an HTTP API on the private network.
-    pub(super) registration: Option<Located<FileRegistration>>,
-    /// Who wins a name that several claim: first the routes of this file, then the provider of the highest priority, then
-    /// the first by name.
-    #[serde(default = "default_priority")]
-    pub(super) priority: Count<0, 1000>,
-    /// Keep what it said last on disk, for a start at which its source does not answer: `{max_age: 24h}`, or `off`.
-    #[serde(default)]
-    pub(super) last_good: FileLastGood,
-    /// What happens to the connections of a route that it no longer names, as in `routes`.
-    #[serde(default)]
-    pub(super) on_remove: FileOnRemove,
-    /// What happens to a backend's connections when its checks say that it is down, as in `pools`.
-    #[serde(default)]
-    pub(super) on_down: FileOnDown,
-    /// Checks of its backends, where the source says nothing of them.
-    pub(super) health: Option<Located<FileHealth>>,
-}
-
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum FileLastGood {
-    Word(LastGoodWord),
-    Kept(KeptFor),
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum LastGoodWord {
-    Off,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct KeptFor {
-    /// What was last confirmed longer ago is not used.
-    pub(super) max_age: Time,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a registry: a mapping with the key `path`")]
-pub(super) struct FileRegistry {
-    /// The file. It is read again whenever it, or a file that it includes, changes.
-    pub(super) path: AbsolutePath,
-    /// Addresses of this host on which the ports of the registry are opened.
-    #[serde(default = "default_registry_bind")]
-    pub(super) bind: OneOrMany<Ip>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a mapping with the key `path`")]
-pub(super) struct FileTraefik {
-    /// A YAML or JSON file, or a directory of them. Read again whenever one changes.
-    pub(super) path: AbsolutePath,
-    /// What Traefik's entry points are here, by their name there: a listener, or `{bind: ":6379"}` for a port that takes
-    /// everything. Without this, every route holds on all `tls` listeners.
-    #[serde(default)]
-    pub(super) entry_points: BTreeMap<Name, Located<FileEntryPoint>>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a mapping with the key `url`")]
-pub(super) struct FileHttpPoll {
-    /// What to GET; `http://` or `https://`, without user and password.
-    pub(super) url: Located<HttpUrl>,
-    /// From one question to the next; longer while they fail.
-    #[serde(default = "default_poll_interval")]
-    pub(super) interval: Located<Time>,
-    /// For the whole answer.
-    #[serde(default = "default_poll_timeout")]
-    pub(super) timeout: Located<Time>,
-    /// File with the token that is sent as `Authorization: Bearer`. Read at each question.
-    pub(super) token_file: Option<AbsolutePath>,
-    /// File with the certificates (PEM) to trust instead of the system's.
-    pub(super) ca_file: Option<AbsolutePath>,
-    /// What Traefik's entry points are here, by their name there: a listener, or `{bind: ":6379"}` for a port that takes
-    /// everything. Without this, every route holds on all `tls` listeners.
-    #[serde(default)]
-    pub(super) entry_points: BTreeMap<Name, Located<FileEntryPoint>>,
-}
-
-#[derive(Clone, Debug, JsonSchema)]
-#[schemars(untagged)]
-pub(super) enum FileEntryPoint {
-    Listener(Name),
-    Open(OpenPort),
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct OpenPort {
-    /// Address and port, or a list of them.
-    pub(super) bind: OneOrMany<Located<Bind>>,
-}
-
 impl Default for FileDefault {
     fn default() -> Self {
         Self::Word(DefaultWord::Reject)
@@ -514,18 +251,6 @@ impl Default for FileDefault {
 impl Default for FileOnRemove {
     fn default() -> Self {
         Self::Word(OnRemoveWord::Drain)
-    }
-}
-
-impl Default for FileLastGood {
-    fn default() -> Self {
-        Self::Kept(KeptFor { max_age: Time(defaults::LAST_GOOD_MAX_AGE) })
-    }
-}
-
-impl Default for FileProxyProtocol {
-    fn default() -> Self {
-        Self::Word(ProxyWord::None)
     }
 }
 
@@ -553,72 +278,15 @@ impl Default for FileKernel {
     }
 }
 
-/// serde wants a function for each default.
-macro_rules! default_functions {
-    ($($function:ident() -> $type:ty = $value:expr;)*) => {$(
-        fn $function() -> $type {
-            $value
-        }
-    )*};
-}
-
 default_functions! {
     default_state_dir() -> AbsolutePath = AbsolutePath::new(defaults::STATE_DIR);
     default_hello_timeout() -> Located<Time> = Located::unwritten(Time(defaults::HELLO_TIMEOUT));
     default_idle_timeout() -> Located<Time> = Located::unwritten(Time(defaults::IDLE_TIMEOUT));
     default_listener_connections() -> Connections = Count(defaults::LISTENER_MAX_CONNECTIONS);
     default_connections_per_source() -> Connections = Count(defaults::MAX_CONNECTIONS_PER_SOURCE);
-    default_weight() -> Count<0, 256> = Count(defaults::WEIGHT);
-    default_connect_timeout() -> Located<Time> = Located::unwritten(Time(defaults::CONNECT_TIMEOUT));
-    default_connect_retries() -> Count<0, 100> = Count(defaults::CONNECT_RETRIES);
-    default_slow_start() -> Time = Time(defaults::SLOW_START);
-    default_health_interval() -> Time = Time(defaults::HEALTH_INTERVAL);
-    default_health_timeout() -> Time = Time(defaults::HEALTH_TIMEOUT);
-    default_health_rise() -> Count<1, 1000> = Count(defaults::HEALTH_RISE);
-    default_health_fall() -> Count<1, 1000> = Count(defaults::HEALTH_FALL);
-    default_health_path() -> UrlPath = UrlPath(defaults::HEALTH_PATH.to_owned());
-    default_health_expect() -> OneOrMany<Status> = OneOrMany(vec![Status(defaults::HEALTH_EXPECT)]);
-    default_poll_interval() -> Located<Time> = Located::unwritten(Time(defaults::POLL_INTERVAL));
-    default_poll_timeout() -> Located<Time> = Located::unwritten(Time(defaults::POLL_TIMEOUT));
-    default_priority() -> Count<0, 1000> = Count(0);
-    default_registry_bind() -> OneOrMany<Ip> = OneOrMany(defaults::ALL_ADDRESSES.map(Ip).to_vec());
     default_admin_http_bind() -> OneOrMany<Located<Bind>> =
         OneOrMany(vec![Located::unwritten(Bind(vec![defaults::ADMIN_HTTP_BIND]))]);
 }
 
-/// Decodes what is either one word or a mapping. serde's own `untagged` would try both and say why neither fits,
-/// without a place.
-macro_rules! word_or_mapping {
-    ($type:ident, $expecting:literal, $word:ident, $mapping:ident) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Either;
-
-                impl<'de> Visitor<'de> for Either {
-                    type Value = $type;
-
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($expecting)
-                    }
-
-                    fn visit_str<E: de::Error>(self, word: &str) -> Result<$type, E> {
-                        Deserialize::deserialize(StrDeserializer::new(word)).map($type::$word)
-                    }
-
-                    fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<$type, A::Error> {
-                        Deserialize::deserialize(MapAccessDeserializer::new(mapping)).map($type::$mapping)
-                    }
-                }
-
-                deserializer.deserialize_any(Either)
-            }
-        }
-    };
-}
-
 word_or_mapping!(FileDefault, "`reject` or `{pool: name}`", Word, Pool);
 word_or_mapping!(FileOnRemove, "`drain`, `{drain: 30s}` or `cut`", Word, Drain);
-word_or_mapping!(FileEntryPoint, "the name of a listener, or a mapping with the key `bind`", Listener, Open);
-word_or_mapping!(FileLastGood, "`off` or `{max_age: 24h}`", Word, Kept);
-word_or_mapping!(FileProxyProtocol, "`none`, `v1`, `v2` or `{version: v2, tlvs: [...]}`", Word, Full);
-word_or_mapping!(FileBackend, "an address such as 10.0.0.3:8443, or a mapping with the key `address`", Address, Full);

@@ -57,7 +57,7 @@ pub(crate) async fn connect(
 ) -> io::Result<BackendSocket> {
     let connecting = async {
         match (kernel.flows_table(), config.handoff) {
-            (Some(flows), HandoffPolicy::Always) if can_meet(client.address, backend) => {
+            (Some(flows), HandoffPolicy::Always | HandoffPolicy::RttBelow(_)) if can_meet(client.address, backend) => {
                 for_handoff(flows, client.stream, backend, we_speak).await
             }
             _ => connected(TcpStream::connect(backend).await?, None),

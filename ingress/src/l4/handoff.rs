@@ -94,10 +94,15 @@ pub(crate) async fn handoff(kernel: &Kernel, mut request: Handoff) -> HandoffOut
 /// Proves that the connection can be handed off, installs its entries and takes what the client's socket still holds.
 fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayReason> {
     match request.policy {
-        HandoffPolicy::Always => {}
+        HandoffPolicy::Always | HandoffPolicy::RttBelow(_) => {}
         HandoffPolicy::Never => return Err(RelayReason::Policy),
     }
     let flows = kernel.flows_table().ok_or(RelayReason::KernelOff)?;
+    if let (HandoffPolicy::RttBelow(limit), Some(prepared)) = (request.policy, &request.backend.prepared)
+        && prepared.client.rtt >= limit
+    {
+        return Err(RelayReason::Rtt);
+    }
     let legs = Legs::prove(flows, request)?;
 
     let flight = u32::try_from(request.first_flight.len()).map_err(|_| RelayReason::Window)?;

@@ -71,6 +71,8 @@ reasons! {
         KernelOff => "kernel_off",
         /// The pool's policy says so.
         Policy => "policy",
+        /// The client is further away than the pool's policy allows.
+        Rtt => "rtt",
         /// Client or backend is not IPv4.
         Family => "family",
         /// A loopback address, or a backend on this host.

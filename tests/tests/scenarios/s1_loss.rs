@@ -11,7 +11,8 @@ use ingress_tests::lab::{Host, LabOptions};
 use ingress_tests::payload::{Fingerprint, fingerprint};
 use ingress_tests::require;
 use ingress_tests::s1::S1;
-use ingress_tests::scripted::{Outcome, Scripted, answer, check_random, exchange, send_random};
+use ingress_tests::scripted::{Outcome, Scripted, answer, check_random, exchange, read_proxy_header, send_random};
+use ingress_tests::talk::{Talk, accept};
 use ingress_tests::wait::wait_until;
 use ingress_tests::wire::{Ending, client_hello, ending};
 
@@ -59,6 +60,32 @@ far_clients! {
     transfers_survive_a_lossy_line_of_30_ms: 30,
     transfers_survive_a_lossy_line_of_100_ms: 100,
     transfers_survive_a_lossy_line_of_260_ms: 260,
+}
+
+#[test]
+fn backend_never_takes_the_short_way_to_the_proxy_for_the_way_to_a_far_client() -> Result<()> {
+    require!("ss");
+    let s1 = S1::without_backends(&LabOptions::default())?;
+    let delay = Duration::from_millis(50);
+    let _line = s1.lab.move_away(&s1.lab.clients[0], Distance { delay, ..Distance::default() })?;
+    let backend = s1.lab.backends[0].ns.listen(s1.lab.backends[0].socket(443))?;
+    let node = s1.node_with(s1.config_without_checks())?;
+    let hello = client_hello(Some("fiscalismia.com"))?;
+    let mut client = s1.lab.clients[0].ns.connect(s1.public())?;
+    client.write_all(&hello)?;
+    let backend = accept(&backend)?;
+    read_proxy_header(&backend)?;
+    let mut talk = Talk::of(client, backend);
+    talk.arrives(&hello)?;
+    talk.exchange()?;
+    // What a BBR sender paces by: the shortest round trip that it has seen, of the handshake or later.
+    let seen = s1.lab.backends[0].ns.run("ss", &["-tinHO", "state", "established"])?;
+    let shortest: Vec<f64> =
+        seen.split_whitespace().filter_map(|word| word.strip_prefix("minrtt:")?.parse().ok()).collect();
+    let [milliseconds] = shortest[..] else { anyhow::bail!("one connection with a round trip in {seen}") };
+    assert!(milliseconds >= 100.0, "the backend believes in {milliseconds} ms");
+    talk.finish()?;
+    node.all_in_kernel()
 }
 
 #[test]

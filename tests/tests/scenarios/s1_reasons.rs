@@ -3,8 +3,10 @@
 use std::io::Write as _;
 use std::net::{Shutdown, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ingress_tests::distance::Distance;
 use ingress_tests::lab::{Host, LabOptions, S1_BACKENDS};
 use ingress_tests::netns::Namespace;
 use ingress_tests::node::Node;
@@ -33,6 +35,7 @@ macro_rules! scenarios {
 scenarios! {
     kernel_off: kernel_path_that_is_switched_off_leaves_the_connection_to_the_relay,
     policy: pool_that_forbids_the_handoff_is_obeyed,
+    rtt: client_that_is_further_away_than_the_pool_allows_is_relayed,
     family: client_and_backend_that_speak_different_ip_versions_are_relayed,
     local: client_or_backend_on_the_proxy_itself_is_relayed,
     device: device_without_the_programs_on_either_side_is_relayed,
@@ -84,6 +87,25 @@ fn policy(reason: &str) -> Result<()> {
     let node = s1.node_with(config)?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     relayed(&node, reason, &[talk.finish()?])
+}
+
+fn rtt(reason: &str) -> Result<()> {
+    let (s1, backend) = stage()?;
+    let distance = Distance { delay: Duration::from_millis(40), ..Distance::default() };
+    let _line = s1.lab.move_away(&s1.lab.clients[0], distance)?;
+    let policy = |limit| {
+        let mut config = config(&s1);
+        config["pools"]["web"]["handoff"] = json!({ "rtt_below": limit });
+        config
+    };
+    let node = s1.node_with(policy("60ms"))?;
+    let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
+    relayed(&node, reason, &[talk.finish()?])?;
+    drop(node);
+    // The same client, where it is near enough.
+    let node = s1.node_with(policy("5s"))?;
+    call(&s1.lab.clients[0].ns, s1.public(), &backend)?.finish()?;
+    node.all_in_kernel()
 }
 
 fn family(reason: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::config::decode::{At, Located};
 use crate::config::defaults;
 use crate::config::file::{
     FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
-    FullProxyProtocol, ProbeType, ProxyVersion, ProxyWord,
+    FullProxyProtocol, HandoffBelow, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
 };
 use crate::config::problems::quoted;
 use crate::config::report::Report;
@@ -52,8 +52,9 @@ pub(super) fn convert_pool(pool: Located<FilePool>, report: &mut Report<'_>) -> 
         connect_timeout: report.positive(&connect_timeout),
         connect_retries: connect_retries.0,
         handoff: match handoff {
-            FileHandoff::Always => HandoffPolicy::Always,
-            FileHandoff::Never => HandoffPolicy::Never,
+            FileHandoff::Word(HandoffWord::Always) => HandoffPolicy::Always,
+            FileHandoff::Word(HandoffWord::Never) => HandoffPolicy::Never,
+            FileHandoff::Near(HandoffBelow { rtt_below }) => HandoffPolicy::RttBelow(report.positive(&rtt_below)),
         },
         health: health.map(|health| convert_health(health, report)),
         on_down: match on_down {
