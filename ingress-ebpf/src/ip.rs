@@ -13,8 +13,19 @@ pub trait Ip: Copy {
     /// Source and destination, in words of network byte order.
     fn addresses(&self) -> ([u32; 4], [u32; 4]);
 
-    /// TCP in one piece, right behind this header.
-    fn is_plain_tcp(&self) -> bool;
+    /// ICMP's number as a payload of this version.
+    const ICMP: u8;
+
+    /// Type and code of ICMP's "packet too big".
+    const TOO_BIG: (u8, u8);
+
+    /// `protocol` in one piece, right behind this header.
+    fn is_plain(&self, protocol: u8) -> bool;
+
+    #[inline(always)]
+    fn is_plain_tcp(&self) -> bool {
+        self.is_plain(IPPROTO_TCP)
+    }
 
     /// Of what is not plain: where TCP stands all the same, in bytes from the start of this header, and what stands between.
     /// `None`: something else, or out of sight. `load` reads four bytes at such a distance.
@@ -29,6 +40,10 @@ pub trait Ip: Copy {
 
     /// New addresses, and one hop less. A checksum in the header itself is right afterwards.
     fn forward(&mut self, source: &Address, destination: &Address) -> Readdressed;
+
+    /// New addresses, of a header that is quoted. A checksum in the header itself is right afterwards. Returns what a checksum over all of it
+    /// has to take in.
+    fn readdress(&mut self, source: &Address, destination: &Address) -> Sum;
 
     /// Back to the sender. No checksum notices.
     fn turn_around(&mut self);
@@ -60,9 +75,12 @@ impl Ip for Ipv4 {
         (mapped_words(self.source), mapped_words(self.destination))
     }
 
+    const ICMP: u8 = 1;
+    const TOO_BIG: (u8, u8) = (3, 4);
+
     #[inline(always)]
-    fn is_plain_tcp(&self) -> bool {
-        self.protocol == IPPROTO_TCP && self.version_ihl == 0x45 && !self.is_fragment()
+    fn is_plain(&self, protocol: u8) -> bool {
+        self.protocol == protocol && self.version_ihl == 0x45 && !self.is_fragment()
     }
 
     #[inline(always)]
@@ -106,6 +124,19 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn readdress(&mut self, source: &Address, destination: &Address) -> Sum {
+        let (source, destination) = (word(source, 3), word(destination, 3));
+        let mut sum = Sum::default();
+        sum.replace32(self.source, source);
+        sum.replace32(self.destination, destination);
+        self.check = apply(self.check, sum.fold32());
+        self.source = source;
+        self.destination = destination;
+        // The header's checksum has taken its own changes back.
+        Sum::default()
+    }
+
+    #[inline(always)]
     fn turn_around(&mut self) {
         core::mem::swap(&mut self.source, &mut self.destination);
     }
@@ -119,9 +150,12 @@ impl Ip for Ipv6 {
         (self.source, self.destination)
     }
 
+    const ICMP: u8 = 58;
+    const TOO_BIG: (u8, u8) = (2, 0);
+
     #[inline(always)]
-    fn is_plain_tcp(&self) -> bool {
-        self.next_header == IPPROTO_TCP && self.version() == 6 && !is_mapped(self.source)
+    fn is_plain(&self, protocol: u8) -> bool {
+        self.next_header == protocol && self.version() == 6 && !is_mapped(self.source)
     }
 
     /// RFC 8200 section 4. A chain that is longer than anybody's goes to the stack, whose answer tc egress drops.
@@ -179,6 +213,14 @@ impl Ip for Ipv6 {
         // TCP's checksum takes the addresses back. bpf_l4_csum_replace believes that a header checksum has done so already
         // (BPF_F_IPV6 tells it better, but only since 6.16), and takes the pseudo header's difference off the packet's sum.
         Readdressed { pseudo, uncovered: fold_pair(pseudo, hops.fold32()) }
+    }
+
+    #[inline(always)]
+    fn readdress(&mut self, source: &Address, destination: &Address) -> Sum {
+        let mut sum = Sum::default();
+        replace(&mut sum, &mut self.source, source);
+        replace(&mut sum, &mut self.destination, destination);
+        sum
     }
 
     #[inline(always)]

@@ -14,4 +14,5 @@ pub mod ip;
 pub mod names;
 pub mod proof;
 pub mod rewrite;
+pub mod too_big;
 pub mod verdict;

@@ -1,6 +1,6 @@
 //! Everything that can happen to a packet, on one screen. Each verdict is a counter in `ingress_verdict`.
 
-/// What a program decided about one packet.
+/// What a program decided about one packet. Numbers stay what they are: the counters outlive a daemon.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -48,11 +48,15 @@ pub enum Verdict {
     DropBadFlags,
     /// Not admitted: one more new connection than its source may open now.
     DropSourceRate,
+    /// A router's "packet too big" about a packet of a flow: on to the packet's sender, in the words of its own leg.
+    TooBigReturned,
+    /// Dropped: a "packet too big" that quotes nothing of a flow that is under way.
+    DropTooBig,
 }
 
 impl Verdict {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Miss,
         Self::SplicedToBackend,
         Self::SplicedToClient,
@@ -76,6 +80,8 @@ impl Verdict {
         Self::DropDenied,
         Self::DropBadFlags,
         Self::DropSourceRate,
+        Self::TooBigReturned,
+        Self::DropTooBig,
     ];
 
     /// Those of [`crate::admission::judge`].
@@ -95,7 +101,9 @@ impl Verdict {
             Self::Miss | Self::ToLocalSocket | Self::SynPrepared | Self::SynPreparedOut | Self::SynOnEnded => {
                 Action::Pass
             }
-            Self::SplicedToBackend | Self::SplicedToClient | Self::SplicedUnproven => Action::Redirect,
+            Self::SplicedToBackend | Self::SplicedToClient | Self::SplicedUnproven | Self::TooBigReturned => {
+                Action::Redirect
+            }
             Self::CutAnswered => Action::Reflect,
             Self::DropEarlyData
             | Self::DropFragment
@@ -104,6 +112,7 @@ impl Verdict {
             | Self::DropStale
             | Self::DropSyn
             | Self::DropTtl
+            | Self::DropTooBig
             | Self::DropLocalStack
             | Self::DropRewriteFailed
             | Self::DropPrivatePort
@@ -126,6 +135,7 @@ impl Verdict {
             Self::SynPreparedOut => "syn_prepared_out",
             Self::SynOnEnded => "syn_on_ended",
             Self::CutAnswered => "cut_answered",
+            Self::TooBigReturned => "too_big_returned",
             Self::DropEarlyData => "drop_early_data",
             Self::DropFragment => "drop_fragment",
             Self::DropIpOptions => "drop_ip_options",
@@ -133,6 +143,7 @@ impl Verdict {
             Self::DropStale => "drop_stale",
             Self::DropSyn => "drop_syn",
             Self::DropTtl => "drop_ttl",
+            Self::DropTooBig => "drop_too_big",
             Self::DropLocalStack => "drop_local_stack",
             Self::DropRewriteFailed => "drop_rewrite_failed",
             Self::DropPrivatePort => "drop_private_port",

@@ -143,11 +143,7 @@ impl Lab {
     /// Puts a long line between a host and its network, in place of its cable.
     pub fn move_away(&self, host: &Host, distance: Distance) -> Result<Line> {
         let Host { ns, address } = host;
-        let port = port_of(four(*address));
-        let cable = self.switch.run("ip", &["-oneline", "link", "show", &port])?;
-        let said = |word: &str| cable.split(' ').skip_while(|found| *found != word).nth(1);
-        let (mtu, network) = said("mtu").zip(said("master")).with_context(|| format!("a cable in {cable:?}"))?;
-        self.switch.ip_batch(&format!("link del {port}\n"))?;
+        let Cable { port, mtu, network } = self.unplug(host)?;
         let line = Line::between((ns, "eth0"), (&self.switch, &port), distance)?;
         self.switch.ip_batch(&format!("link set {port} mtu {mtu} master {network}\nlink set {port} up\n"))?;
         ns.ip_batch(&format!(
@@ -155,6 +151,48 @@ impl Lab {
             take_address(four(*address), "eth0", address.is_ipv6())
         ))?;
         Ok(line)
+    }
+
+    /// Puts an IPv4 router between a host and its network, whose way lets through no more than `mtu` bytes in either direction. Nobody
+    /// has to know of it: it answers ARP for all.
+    pub fn put_behind_router(&self, host: &Host, mtu: u32) -> Result<Namespace> {
+        let ns = &host.ns;
+        let address = four(host.address);
+        let Cable { port, mtu: cable_mtu, network } = self.unplug(host)?;
+        let router = Namespace::new("router")?;
+        self.switch.ip_batch(&format!(
+            "link add {port} mtu {cable_mtu} type veth peer name out mtu {cable_mtu} netns {}\n\
+             link set {port} master {network}\n\
+             link set {port} up\n",
+            router.name()
+        ))?;
+        router.ip_batch(&format!(
+            "link add in mtu {cable_mtu} type veth peer name eth0 mtu {cable_mtu} netns {}\n\
+             addr add 198.18.0.1/32 dev lo\n\
+             link set lo up\nlink set in up\nlink set out up\n",
+            ns.name()
+        ))?;
+        router.sysctl("ipv4/ip_forward", "1")?;
+        for device in ["in", "out"] {
+            router.sysctl(&format!("ipv4/conf/{device}/proxy_arp"), "1")?;
+            router.sysctl(&format!("ipv4/neigh/{device}/proxy_delay"), "0")?;
+        }
+        let [a, b, c, _] = address.octets();
+        router.ip_batch(&format!(
+            "route add {address}/32 dev in mtu {mtu}\nroute add {a}.{b}.{c}.0/24 dev out mtu {mtu}\n"
+        ))?;
+        ns.ip_batch(&format!("{}link set eth0 up\n", take_address(address, "eth0", false)))?;
+        Ok(router)
+    }
+
+    /// Takes the cable of a host away, and says what it was.
+    fn unplug(&self, host: &Host) -> Result<Cable> {
+        let port = port_of(four(host.address));
+        let cable = self.switch.run("ip", &["-oneline", "link", "show", &port])?;
+        let said = |word: &str| cable.split(' ').skip_while(|found| *found != word).nth(1).map(str::to_owned);
+        let (mtu, network) = said("mtu").zip(said("master")).with_context(|| format!("a cable in {cable:?}"))?;
+        self.switch.ip_batch(&format!("link del {port}\n"))?;
+        Ok(Cable { port, mtu, network })
     }
 
     fn route_plainly(&self) -> Result<()> {
@@ -167,6 +205,13 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// Of one host: the switch's end of it, and the bridge that it is part of.
+struct Cable {
+    port: String,
+    mtu: String,
+    network: String,
 }
 
 /// Lays veth pairs from hosts to bridges.

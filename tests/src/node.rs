@@ -146,6 +146,14 @@ impl Node {
         Ok(flows.clone())
     }
 
+    /// How many packets have had this verdict.
+    pub fn verdict(&self, name: &str) -> Result<u64> {
+        let status = self.status()?;
+        let verdicts = status["kernel"]["verdicts"].as_array().context("status lists verdicts")?;
+        let found = verdicts.iter().find(|pair| pair[0] == name).with_context(|| format!("no verdict {name}"))?;
+        found[1].as_u64().context("a verdict is a number")
+    }
+
     /// Fails unless every connection that reached a backend so far, and there were some, was handed off to the kernel.
     pub fn all_in_kernel(&self) -> Result<()> {
         let status = self.status()?;

@@ -9,7 +9,7 @@ use crate::netns::Namespace;
 
 /// Names a file to which each skip appends one line; `cargo xtask test` sets it and prints the list at the end.
 pub const SKIP_FILE: &str = "INGRESS_SKIP_FILE";
-/// Any value turns every skip into a failure.
+/// Any value turns every skip into a failure, but for those that are the kernel's.
 pub const NO_SKIP: &str = "INGRESS_NO_SKIP";
 
 /// Returns early from a scenario, counted as skipped, unless this host has root's rights and the named programs.
@@ -49,6 +49,15 @@ pub fn skip(reason: &str) -> Result<()> {
     if std::env::var_os(NO_SKIP).is_some() {
         bail!("{test} may not be skipped here: {reason}");
     }
+    count(&test, reason)
+}
+
+/// Likewise for what no installation brings: never a failure, always counted.
+pub fn skip_on_this_kernel(reason: &str) -> Result<()> {
+    count(std::thread::current().name().unwrap_or("a test"), reason)
+}
+
+fn count(test: &str, reason: &str) -> Result<()> {
     let line = format!("{test}: {reason}\n");
     std::io::stderr().write_all(format!("SKIPPED {line}").as_bytes())?;
     if let Some(path) = std::env::var_os(SKIP_FILE) {

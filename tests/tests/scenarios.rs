@@ -17,6 +17,7 @@ mod scenarios {
     mod s1_on_down;
     mod s1_operation;
     mod s1_passthrough;
+    mod s1_path_mtu;
     mod s1_peers;
     mod s1_reasons;
     mod s1_reload;

@@ -9,15 +9,17 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::TcContext;
 use ingress_ebpf::flow::FlowKey;
-use ingress_ebpf::header::{ETHERNET_LEN, TCP_LEN, Tcp};
+use ingress_ebpf::header::{ETHERNET_LEN, IPV6_LEN, TCP_LEN, Tcp};
 use ingress_ebpf::ip::{self, Ip, Odd};
 use ingress_ebpf::rewrite::Difference;
+use ingress_ebpf::too_big::TooBig;
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 const BPF_F_PSEUDO_HDR: u64 = 16;
 /// Where the checksum stands in TCP's header.
 pub(super) const TCP_CHECK: usize = 16;
+const ICMP_CHECK: usize = 2;
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -221,20 +223,51 @@ impl Packet {
         // SAFETY: bounds are checked by `at`, alignment as in `look`; the two do not overlap.
         let difference = unsafe { change(&mut *ip, &mut *tcp) };
         if difference.pseudo != 0 {
-            self.replace_checksum::<L>(difference.pseudo, BPF_F_PSEUDO_HDR)?;
+            self.replace_checksum(L::TCP + TCP_CHECK, difference.pseudo, BPF_F_PSEUDO_HDR)?;
         }
-        if difference.uncovered != 0 {
-            // SAFETY: a plain call. An error says that the packet came without a sum to be updated.
-            unsafe { bpf_csum_update(self.skb, difference.uncovered) };
+        self.update_sum(difference.uncovered);
+        self.replace_checksum(L::TCP + TCP_CHECK, difference.header, 0)
+    }
+
+    /// An ICMP message in one piece with the start of the packet that it quotes. `None`: something else.
+    #[inline(always)]
+    pub(super) fn too_big<L: Layout>(&self) -> Option<(*mut L::Ip, *mut TooBig<L::Ip>)> {
+        let end = L::TCP + size_of::<TooBig<L::Ip>>();
+        if !self.holds(end) {
+            self.pull(end)?;
         }
-        self.replace_checksum::<L>(difference.header, 0)
+        Some((self.at::<L::Ip>(L::LINK)?, self.at::<TooBig<L::Ip>>(L::TCP)?))
+    }
+
+    /// Likewise changes an ICMP message that [`Packet::too_big`] has found.
+    #[inline(always)]
+    pub(super) fn rewrite_too_big<L: Layout>(
+        &self,
+        change: impl FnOnce(&mut L::Ip, &mut TooBig<L::Ip>) -> Difference,
+    ) -> Option<()> {
+        let (ip, message) = self.too_big::<L>()?;
+        // SAFETY: as in `rewrite`.
+        let difference = unsafe { change(&mut *ip, &mut *message) };
+        // ICMP's checksum covers a pseudo header in IPv6 only (RFC 4443 section 2.3).
+        if <L::Ip as Ip>::LEN == IPV6_LEN {
+            self.replace_checksum(L::TCP + ICMP_CHECK, difference.pseudo, BPF_F_PSEUDO_HDR)?;
+            self.update_sum(difference.uncovered);
+        }
+        self.replace_checksum(L::TCP + ICMP_CHECK, difference.header, 0)
     }
 
     #[inline(always)]
-    fn replace_checksum<L: Layout>(&self, difference: u32, flags: u64) -> Option<()> {
-        let offset = (L::TCP + TCP_CHECK) as u32;
+    fn update_sum(&self, difference: u32) {
+        if difference != 0 {
+            // SAFETY: a plain call. An error says that the packet came without a sum to be updated.
+            unsafe { bpf_csum_update(self.skb, difference) };
+        }
+    }
+
+    #[inline(always)]
+    fn replace_checksum(&self, offset: usize, difference: u32, flags: u64) -> Option<()> {
         // SAFETY: the helper checks the offset.
-        let result = unsafe { bpf_l4_csum_replace(self.skb, offset, 0, difference as u64, flags) };
+        let result = unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, difference as u64, flags) };
         (result == 0).then_some(())
     }
 

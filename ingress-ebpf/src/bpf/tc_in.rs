@@ -13,9 +13,10 @@ use ingress_ebpf::flow::{
     SYN_TIMESTAMP_REMOVED, SynSeen,
 };
 use ingress_ebpf::header::{ACK, AE, CWR, ECE, FIN, Ipv4, Ipv6, RST, SYN, TCP_LEN, Tcp};
-use ingress_ebpf::ip::{Ip, Odd};
+use ingress_ebpf::ip::{Ip, Odd, Readdressed};
 use ingress_ebpf::proof::{self, observe};
 use ingress_ebpf::rewrite::{Difference, Sum, Translation, before};
+use ingress_ebpf::too_big::{TooBig, is_to_sender, quoted_direction};
 use ingress_ebpf::verdict::{Action, Verdict};
 
 use super::admission::{self, Unlinked};
@@ -76,7 +77,10 @@ fn take<L: Layout>(packet: Packet) -> i32 {
     match handle::<L>(packet) {
         BEGINS => begin::<L>(packet, false),
         BEGINS_AGAIN => begin::<L>(packet, true),
-        ODD => odd::<L>(packet),
+        ODD => match too_big::<L>(packet) {
+            ODD => odd::<L>(packet),
+            action => action,
+        },
         action => action,
     }
 }
@@ -119,6 +123,56 @@ fn odd<L: Layout>(packet: Packet) -> i32 {
         Odd::Fragment => Verdict::DropFragment,
     };
     act::<L>(packet, verdict, 0)
+}
+
+/// A router's word about a packet that we have sent on. Of a packet that our own stack has sent, it is the stack's.
+#[inline(never)]
+fn too_big<L: Layout>(packet: Packet) -> i32 {
+    let Some((ip, message)) = packet.too_big::<L>() else { return ODD };
+    // SAFETY: both lie within the packet.
+    let (outer, message) = unsafe { (&*ip, &*message) };
+    if !is_to_sender(outer, &message.ip) || !message.is_meant() {
+        return ODD;
+    }
+    // SAFETY: entries are never changed after they were inserted.
+    let Some(entry) = (unsafe { FLOWS.get(&message.answered_by()) }) else { return ODD };
+    let Some(connection) = CONNECTIONS.get(entry.slot) else { return act::<L>(packet, Verdict::DropStale, 0) };
+    let back = if entry.direction == Direction::ToBackend as u32 { Direction::ToBackend } else { Direction::ToClient };
+    let verdict = judge_too_big(outer, message, entry, connection, back);
+    if verdict.action() != Action::Redirect {
+        return act::<L>(packet, verdict, 0);
+    }
+    let translation = Translation::of(connection, back);
+    let rewritten = packet.rewrite_too_big::<L>(|ip, message| {
+        let header = message.apply(&translation);
+        let Readdressed { pseudo, uncovered } =
+            ip.forward(&translation.source.address, &translation.destination.address);
+        Difference { pseudo, header, uncovered }
+    });
+    let output = connection.ifindex[back as usize & 1];
+    act::<L>(packet, if rewritten.is_some() { verdict } else { Verdict::DropRewriteFailed }, output)
+}
+
+#[inline(always)]
+fn judge_too_big<I: Ip>(
+    outer: &I,
+    message: &TooBig<I>,
+    entry: &FlowEntry,
+    connection: &Connection,
+    back: Direction,
+) -> Verdict {
+    let live = matches!(State::from_u32(connection.state), Some(State::Armed | State::Spliced | State::Draining));
+    if connection.generation != entry.generation || !live {
+        return Verdict::DropStale;
+    }
+    let quoted = quoted_direction(back);
+    match quoted {
+        // The first flight is our own socket's until it is acknowledged.
+        Direction::ToBackend if connection.from_backend.flags & FIRST_FLIGHT_ACKED == 0 => Verdict::ToLocalSocket,
+        Direction::ToBackend | Direction::ToClient if !message.is_in_flight(connection, quoted) => Verdict::DropTooBig,
+        Direction::ToBackend | Direction::ToClient if outer.hops() <= 1 => Verdict::DropTtl,
+        Direction::ToBackend | Direction::ToClient => Verdict::TooBigReturned,
+    }
 }
 
 #[inline(always)]

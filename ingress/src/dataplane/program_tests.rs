@@ -12,4 +12,5 @@ mod rig;
 mod sack;
 mod six;
 mod splice;
+mod too_big;
 mod verdicts;

@@ -17,7 +17,7 @@ use ingress_tests::payload::write_file;
 use ingress_tests::process::Process;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
-use ingress_tests::skip::{missing_device, skip};
+use ingress_tests::skip::{missing_device, skip_on_this_kernel};
 use ingress_tests::talk::Talk;
 use ingress_tests::wait::{PATIENCE, wait_until};
 use ingress_tests::wire::{Ending, client_hello, ending};
@@ -38,7 +38,7 @@ fn client_and_backend_behind_the_same_device_meet_in_the_kernel() -> Result<()> 
 fn vlans_carry_both_sides() -> Result<()> {
     require!("nginx", "curl");
     if let Some(reason) = missing_device("vlan")? {
-        return skip(&reason);
+        return skip_on_this_kernel(&reason);
     }
     let s1 = lab(1)?;
     let (client, proxy, backend) = (&s1.lab.clients[0].ns, &s1.lab.proxy.ns, &s1.lab.backends[0]);
@@ -198,7 +198,7 @@ fn tagged_packet_of_another_vlan_does_not_touch_a_flow() -> Result<()> {
 fn bond_carries_the_backends() -> Result<()> {
     require!("nginx", "curl");
     if let Some(reason) = missing_device("bond")? {
-        return skip(&reason);
+        return skip_on_this_kernel(&reason);
     }
     let s1 = lab(1)?;
     put_under(&s1, "bond0 type bond mode active-backup")?;

@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow, ensure};
 use ingress_tests::counters::tcp_counter;
 use ingress_tests::distance::Distance;
 use ingress_tests::lab::{Host, LabOptions};
+use ingress_tests::node::Node;
 use ingress_tests::payload::{Fingerprint, fingerprint};
 use ingress_tests::require;
 use ingress_tests::s1::S1;
@@ -21,7 +22,7 @@ fn transfers_survive_loss_at_both_ends() -> Result<()> {
     require!("nft");
     let s1 = S1::without_backends(&LabOptions::default())?;
     lose(&s1, 1)?;
-    transfers_both_ways(&s1, 24 << 20, Bad { never: &STRICT, loses: true })
+    transfers_both_ways(&s1, 24 << 20, Bad { never: &STRICT, loses: true }).map(drop)
 }
 
 #[test]
@@ -29,7 +30,7 @@ fn transfers_survive_loss_at_both_ends_without_offloads() -> Result<()> {
     require!("nft", "ethtool");
     let s1 = S1::without_backends(&LabOptions { offloads: false, ..LabOptions::default() })?;
     lose(&s1, 1)?;
-    transfers_both_ways(&s1, 24 << 20, Bad { never: &STRICT, loses: true })
+    transfers_both_ways(&s1, 24 << 20, Bad { never: &STRICT, loses: true }).map(drop)
 }
 
 #[test]
@@ -37,7 +38,7 @@ fn transfers_survive_heavy_loss_at_both_ends() -> Result<()> {
     require!("nft", "ethtool");
     let s1 = S1::without_backends(&LabOptions { offloads: false, ..LabOptions::default() })?;
     lose(&s1, 5)?;
-    transfers_both_ways(&s1, 8 << 20, Bad { never: &STRICT, loses: true })
+    transfers_both_ways(&s1, 8 << 20, Bad { never: &STRICT, loses: true }).map(drop)
 }
 
 /// Round trips to the client, milliseconds, over a line that loses 1%: across a country, an ocean, half the globe.
@@ -50,7 +51,7 @@ macro_rules! far_clients {
                 let s1 = S1::without_backends(&LabOptions::default())?;
                 let delay = Duration::from_millis($round_trip / 2);
                 let _line = s1.lab.move_away(&s1.lab.clients[0], Distance { delay, lost: 10, ..Distance::default() })?;
-                transfers_both_ways(&s1, 2 << 20, Bad { never: &STRICT, loses: true })
+                transfers_both_ways(&s1, 2 << 20, Bad { never: &STRICT, loses: true }).map(drop)
             }
         )+
     };
@@ -95,7 +96,7 @@ fn transfers_survive_a_client_and_a_backend_that_are_both_far_away() -> Result<(
     let far = |ms| Distance { delay: Duration::from_millis(ms), lost: 5, ..Distance::default() };
     let _to_client = s1.lab.move_away(&s1.lab.clients[0], far(30))?;
     let _to_backend = s1.lab.move_away(&s1.lab.backends[0], far(10))?;
-    transfers_both_ways(&s1, 2 << 20, Bad { never: &STRICT, loses: true })
+    transfers_both_ways(&s1, 2 << 20, Bad { never: &STRICT, loses: true }).map(drop)
 }
 
 #[test]
@@ -106,7 +107,7 @@ fn transfers_survive_lines_that_lose_double_and_reorder_on_both_sides() -> Resul
     let _to_client = s1.lab.move_away(&s1.lab.clients[0], bad(20))?;
     let _to_backend = s1.lab.move_away(&s1.lab.backends[0], bad(4))?;
     // Copies that come late make a sender discard a block now and then on the plain path too.
-    transfers_both_ways(&s1, 2 << 20, Bad { never: &["TCPSACKReneging"], loses: true })
+    transfers_both_ways(&s1, 2 << 20, Bad { never: &["TCPSACKReneging"], loses: true }).map(drop)
 }
 
 #[test]
@@ -117,7 +118,7 @@ fn transfers_survive_lines_on_which_everything_comes_twice_and_a_tenth_late() ->
         |ms| Distance { delay: Duration::from_millis(ms), lost: 0, doubled: 1_000, late: 100, bottleneck: None };
     let _to_client = s1.lab.move_away(&s1.lab.clients[0], echoing(20))?;
     let _to_backend = s1.lab.move_away(&s1.lab.backends[0], echoing(4))?;
-    transfers_both_ways(&s1, 2 << 20, Bad { never: &["TCPSACKReneging"], loses: false })
+    transfers_both_ways(&s1, 2 << 20, Bad { never: &["TCPSACKReneging"], loses: false }).map(drop)
 }
 
 #[test]
@@ -145,15 +146,15 @@ fn first_flights_that_are_lost_are_sent_again() -> Result<()> {
 }
 
 /// What a network does, and what its senders may therefore count.
-struct Bad {
+pub(super) struct Bad {
     /// These counters stay at zero at both ends.
-    never: &'static [&'static str],
+    pub(super) never: &'static [&'static str],
     /// So that SACK has to repair something at both ends.
-    loses: bool,
+    pub(super) loses: bool,
 }
 
 /// Up, then down, on two connections at once, within a time that one stall after another would exceed.
-fn transfers_both_ways(s1: &S1, bytes: u64, bad: Bad) -> Result<()> {
+pub(super) fn transfers_both_ways(s1: &S1, bytes: u64, bad: Bad) -> Result<Node> {
     let (tell, told) = std::sync::mpsc::channel::<Fingerprint>();
     let _backend = Scripted::start(&s1.lab.backends[0], move |mut stream| {
         stream.write_all(b"x")?;
@@ -197,7 +198,8 @@ fn transfers_both_ways(s1: &S1, bytes: u64, bad: Bad) -> Result<()> {
             assert!(tcp_counter(ns, "TcpExt", "TCPSackRecovery")? > 0, "SACK repaired nothing at {address}");
         }
     }
-    node.all_in_kernel()
+    node.all_in_kernel()?;
+    Ok(node)
 }
 
 /// Loses every so many of a hundred TCP packets on their way into the client and into the backend.
@@ -213,4 +215,4 @@ fn lose(s1: &S1, of_a_hundred: u32) -> Result<()> {
 const LONG: Duration = Duration::from_secs(40);
 
 /// What a sender counts when SACK blocks lie about its stream.
-const STRICT: [&str; 2] = ["TCPSACKReneging", "TCPSACKDiscard"];
+pub(super) const STRICT: [&str; 2] = ["TCPSACKReneging", "TCPSACKDiscard"];

@@ -9,7 +9,7 @@ const SMOOTH = 5; // samples behind a printed rate
 
 // What the words mean, in a line. The documentation has them at length.
 const WORDS = {
-  kernel_off: "kernel path is off", policy: "the pool says never", family: "not IPv4", local: "loopback, or a backend on this host",
+  kernel_off: "kernel path is off", policy: "the pool says never", rtt: "the client is further away than the pool allows", family: "IPv6 at one end, IPv4 at the other", local: "loopback, or a backend on this host",
   device: "a device without our programs", unseen: "handshake not seen, or NAT between", options: "TCP options differ",
   mtu: "segments do not fit the other leg", half_closed: "one side had closed", out_of_order: "data out of order",
   server_first: "the backend spoke first",

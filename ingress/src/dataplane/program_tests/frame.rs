@@ -69,7 +69,7 @@ pub(super) fn with_ip_options(bytes: &[u8], options: &[u8]) -> Vec<u8> {
 }
 
 /// RFC 1071.
-fn checksum(bytes: &[u8], seed: u32) -> u16 {
+pub(super) fn checksum(bytes: &[u8], seed: u32) -> u16 {
     let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
     let mut sum = bytes.chunks(2).map(word).sum::<u32>() + seed;
     while sum > 0xffff {

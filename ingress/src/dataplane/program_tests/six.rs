@@ -8,9 +8,13 @@ use ingress_ebpf::flow::FlowKey;
 use ingress_ebpf::header::{ETHERNET_LEN, IPPROTO_TCP, IPV4_LEN, IPV6_LEN};
 use ingress_ebpf::verdict::Verdict;
 
+use super::frame::checksum;
 use super::rig::{LOCAL, connection, from_client, packet, rig};
 
 const PREFIX: [u8; 12] = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0];
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const NO_NEXT_HEADER: u8 = 59;
 const DESTINATION_OPTIONS: u8 = 60;
 const FRAGMENT: u8 = 44;
 const TCP_CHECK: usize = 16;
@@ -59,6 +63,9 @@ pub(super) fn frame(four: &[u8]) -> Option<Vec<u8>> {
     if !(IPV4_LEN..=ip.len()).contains(&header_len) {
         return None;
     }
+    if ip[9] == ICMP {
+        return too_big(four);
+    }
     let word = |at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]);
     let (fragment, mut extensions, mut next) = (word(6) & 0x3fff, Vec::new(), ip[9]);
     if fragment != 0 {
@@ -92,6 +99,26 @@ pub(super) fn frame(four: &[u8]) -> Option<Vec<u8>> {
         }
         six[check..check + 2].copy_from_slice(&(!sum as u16).to_be_bytes());
     }
+    Some(six)
+}
+
+/// ICMP's "fragmentation needed" as ICMPv6's "packet too big", with a checksum of its own.
+fn too_big(four: &[u8]) -> Option<Vec<u8>> {
+    let (outer, message) = four.split_at(ETHERNET_LEN + IPV4_LEN);
+    if message.get(..2)? != [3, 4] {
+        return None;
+    }
+    let quoted = frame(&[&four[..ETHERNET_LEN], &message[8..]].concat())?.split_off(ETHERNET_LEN);
+    let mut outer = outer.to_vec();
+    outer[ETHERNET_LEN + 9] = NO_NEXT_HEADER;
+    let mut six = frame(&outer)?;
+    let length = 8 + quoted.len() as u16;
+    six[18..20].copy_from_slice(&length.to_be_bytes());
+    six[20] = ICMPV6;
+    six.extend([2, 0, 0, 0, 0, 0, message[6], message[7]]);
+    six.extend(quoted);
+    let check = checksum(&six[ETHERNET_LEN + 8..], u32::from(ICMPV6) + u32::from(length));
+    six[ETHERNET_LEN + IPV6_LEN + 2..][..2].copy_from_slice(&check.to_be_bytes());
     Some(six)
 }
 

@@ -12,6 +12,7 @@ use super::frame::{Frame, restore_checksums, with_ip_options};
 use super::rig::{
     BACKEND, CLIENT, LOCAL, Rig, Run, SLOT, SOURCE, connection, flagged, from_backend, from_client, key, packet, rig,
 };
+use super::too_big::too_big;
 use crate::config::{AdmissionConfig, ConnectionRate};
 
 #[test]
@@ -46,6 +47,14 @@ fn provoke(verdict: Verdict, rig: &mut Rig) -> Run {
         Verdict::CutAnswered => {
             rig.set_state(State::Cut);
             rig.arrives(&client.bytes())
+        }
+        Verdict::TooBigReturned => {
+            let sent = rig.arrives(&from_backend(0, 0, b"0123456789").bytes()).bytes;
+            rig.arrives(&too_big(LOCAL, &sent))
+        }
+        Verdict::DropTooBig => {
+            let sent = rig.arrives(&from_backend(0, 0, b"").bytes()).bytes;
+            rig.arrives(&too_big(LOCAL, &sent))
         }
         Verdict::DropEarlyData => rig.arrives(&from_backend(0, early, b"early").bytes()),
         Verdict::DropFragment => {
