@@ -8,6 +8,7 @@ mod conntrack;
 mod devices;
 mod flows;
 mod labels;
+mod links;
 mod loader;
 mod path;
 mod pinned_link;

@@ -2,11 +2,12 @@
 //! an entry in the kernel.
 
 mod arming;
+mod attaching;
 mod ending;
 mod report;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,23 +21,20 @@ use ingress_ebpf::names::map;
 
 use parking_lot::Mutex;
 
-use super::admission::{Admission, Post};
-
+use self::attaching::{Attached, Wanted};
+use super::admission::Admission;
 use super::conntrack::Conntrack;
-use super::devices::{self, Device};
 use super::labels::Labels;
+use super::links::Links;
 use super::loader::{self, Loaded};
-use super::path::{Path, Paths};
 use super::ports::{PortGuard, Ports};
 use super::reaper::Reaper;
 use super::reset::{Resetter, endpoint, socket_address};
 use super::slots::Slots;
-use super::view::{AdmissionStatus, InterfaceStatus};
-use super::xdp;
 use super::{EndSink, Held};
-use crate::config::{AdmissionConfig, Config, InterfaceConfig, Side};
+use crate::config::Config;
 use crate::flow::Transferred;
-use crate::l4::outcome::{EndReason, RelayReason};
+use crate::l4::outcome::EndReason;
 
 pub(crate) use self::arming::{Arming, Plan};
 
@@ -52,7 +50,11 @@ pub(crate) struct Flows {
     labels: Mutex<Labels>,
     pub(super) ports: Arc<Ports>,
     loaded: Mutex<Loaded>,
-    interfaces: Mutex<Vec<InterfaceStatus>>,
+    /// Held while devices are seen to, so that this happens once at a time.
+    wanted: Mutex<Wanted>,
+    interfaces: Mutex<Vec<Attached>>,
+    /// Devices that connections may still want to leave by, and since when they are gone.
+    gone: Mutex<HashMap<u32, Instant>>,
     admission: Mutex<Admission>,
     resetter: Resetter,
     pub(super) conntrack: Conntrack,
@@ -108,7 +110,9 @@ impl Flows {
             verdicts: PerCpuArray::try_from(loaded.take_map(map::VERDICTS)?)?,
             labels: Mutex::new(Labels::adopt(BpfHashMap::try_from(loaded.take_map(map::LABELS)?)?)),
             ports: Ports::new(config.port_range),
+            wanted: Mutex::new(Wanted::new(all)),
             interfaces: Mutex::new(Vec::new()),
+            gone: Mutex::new(HashMap::new()),
             admission: Mutex::new(admission),
             loaded: Mutex::new(loaded),
             resetter: Resetter::open().context("opening a raw socket")?,
@@ -120,8 +124,10 @@ impl Flows {
             adopted: AtomicU64::new(0),
         });
         flows.adopt();
-        flows.attach(&config.interfaces, &all.interfaces)?;
-        flows.admit(&all.interfaces, &all.admission);
+        // First to listen, then to look: no device comes in between.
+        let links = Links::open().context("listening for network devices")?;
+        flows.attach().context("listing network devices")?;
+        links.watch(Arc::clone(&flows)).context("starting to watch network devices")?;
         Reaper::spawn(Arc::clone(&flows), events, program_log).context("starting the reaper")?;
         Ok(flows)
     }
@@ -175,73 +181,6 @@ impl Flows {
         }
     }
 
-    /// `wanted`: all that can carry the programs, if empty. Public devices get them in any case.
-    fn attach(&self, wanted: &[String], interfaces: &BTreeMap<String, InterfaceConfig>) -> anyhow::Result<()> {
-        let all = devices::all().context("listing network devices")?;
-        let is_wanted = |device: &&Device| match wanted {
-            [] => device.unfit.is_none(),
-            names => names.contains(&device.name),
-        };
-        let mut devices: Vec<Device> = all.iter().filter(is_wanted).cloned().collect();
-        for name in wanted.iter().chain(public(interfaces)) {
-            if !devices.iter().any(|device| device.name == *name) {
-                devices.push(devices::named(&all, name));
-            }
-        }
-        let mut loaded = self.loaded.lock();
-        let statuses: Vec<_> = devices.iter().map(|device| loaded.attach(device)).collect();
-        for status in &statuses {
-            if status.attached == "none" {
-                let why = status.why.as_deref().unwrap_or_default();
-                tracing::warn!(interface = status.name, why, "programs not attached: connections over it are relayed");
-            }
-        }
-        *self.interfaces.lock() = statuses;
-        Ok(())
-    }
-
-    /// Makes admission what the configuration says, without a gap. What cannot be done stands in [`Flows::status`].
-    pub(super) fn admit(&self, interfaces: &BTreeMap<String, InterfaceConfig>, config: &AdmissionConfig) {
-        let all = match devices::all() {
-            Ok(all) => all,
-            Err(error) => return tracing::error!(%error, "cannot list network devices: admission stays as it was"),
-        };
-        let mut admission = self.admission.lock();
-        admission.trouble = admission.set_rules(config).err().map(|error| error.to_string());
-        if let Some(error) = &admission.trouble {
-            tracing::error!(error, "not all rules of admission are in the kernel");
-        }
-        let mut loaded = self.loaded.lock();
-        // A copy: nobody who hands off a connection waits for programs to be attached.
-        let mut statuses = self.interfaces.lock().clone();
-        for name in public(interfaces) {
-            if !statuses.iter().any(|status| status.name == *name) {
-                statuses.push(loaded.attach(&devices::named(&all, name)));
-            }
-        }
-        for status in &mut statuses {
-            let device = devices::named(&all, &status.name);
-            if device.index != status.ifindex {
-                // Made anew, or only now.
-                *status = loaded.attach(&device);
-            }
-            let by_tc = status.attached != "none";
-            let post =
-                Post { device: &device, by_tc, config: interfaces.get(&status.name), judging: !config.is_empty() };
-            status.admission = match admission.guard(&mut loaded, &post) {
-                Ok(guarded) => guarded,
-                Err(error) => Some(AdmissionStatus::open(interfaces.get(&status.name), error.to_string())),
-            };
-            tell_guard(status);
-        }
-        let present: Vec<u32> = statuses.iter().map(|status| status.ifindex).collect();
-        *self.interfaces.lock() = statuses;
-        xdp::detach_all_but(loaded.pin_dir(), &present);
-        if let Err(error) = admission.forget_all_but(&present) {
-            tracing::warn!(%error, "entries of devices that are gone stay in the tables of admission");
-        }
-    }
-
     pub(super) fn listen_on(&self, addresses: &[SocketAddr]) {
         let wanted: Vec<ListenerKey> = addresses
             .iter()
@@ -263,11 +202,6 @@ impl Flows {
         }
     }
 
-    /// True if packets that leave by `device` cross our programs.
-    pub(crate) fn carries(&self, device: u32) -> bool {
-        self.interfaces.lock().iter().any(|i| i.ifindex == device && i.attached != "none")
-    }
-
     /// What the handshake of the host `from` with our socket `to` said when it crossed our programs. Entries carry the
     /// sockets' own addresses: that there is one proves that no NAT stands between.
     pub(crate) fn handshake(&self, from: SocketAddr, to: SocketAddr) -> Option<SynSeen> {
@@ -278,38 +212,8 @@ impl Flows {
         self.ports.take(backend, Instant::now())
     }
 
-    /// Where the next packet towards `destination` leaves.
-    pub(crate) fn device(
-        &self,
-        paths: &mut Paths,
-        source: IpAddr,
-        destination: IpAddr,
-        now: Instant,
-    ) -> Result<u32, RelayReason> {
-        match paths.ask(source, destination, now) {
-            Ok(Path::Out(device)) if self.carries(device) => Ok(device),
-            Ok(Path::Out(_)) => Err(RelayReason::Device),
-            Ok(Path::NotForwardable) => Err(RelayReason::Local),
-            Err(_) => Err(RelayReason::Error),
-        }
-    }
-
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-    }
-}
-
-/// Names of the devices that face the world.
-fn public(interfaces: &BTreeMap<String, InterfaceConfig>) -> impl Iterator<Item = &String> {
-    interfaces.iter().filter(|(_, interface)| interface.side == Side::Public).map(|(name, _)| name)
-}
-
-fn tell_guard(status: &InterfaceStatus) {
-    let Some(admission) = &status.admission else { return };
-    let (interface, why) = (&status.name, admission.why.as_deref().unwrap_or_default());
-    match status.opening() {
-        Some(opening) => tracing::error!("{opening}"),
-        None => tracing::info!(interface, mode = admission.mode, why, "admission"),
     }
 }
 

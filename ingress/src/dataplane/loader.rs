@@ -87,6 +87,7 @@ pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
         loader.map_pin_path(name, pin_dir.join(name));
     }
     let mut bpf = loader.load(OBJECT)?;
+    // All at once, though there may be no device for some: a program that is loaded later would find its maps' descriptors closed.
     for name in program::TC.iter().copied() {
         classifier(&mut bpf, name)?.load().map_err(|source| LoadError::Verify { name, source })?;
     }
@@ -177,6 +178,17 @@ impl Loaded {
         status.why = why;
         status
     }
+
+    /// Takes both tc programs off one device, as `status` says that they stand there, and forgets one that is gone.
+    pub(super) fn detach(&self, device: &Device, status: &InterfaceStatus) {
+        for suffix in ["in", "out"] {
+            // Mostly they stand as links, or are gone with their device.
+            let _ = pinned_link::remove(&self.pin_dir.join(format!("link_{}_{suffix}", device.index)));
+        }
+        if status.attached == "clsact" {
+            detach_clsact(&device.name);
+        }
+    }
 }
 
 /// Removes every link, filter and pin below `pin_dir`, of all ABI versions. Returns what it removed.
@@ -187,19 +199,19 @@ pub(super) fn detach(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
         move |source| LoadError::Io { what, source }
     };
     for Device { name, .. } in devices::all().map_err(io("listing devices"))? {
-        for (hook, ours) in [
-            (TcAttachType::Ingress, program::TC_IN),
-            (TcAttachType::Egress, program::TC_OUT),
-            (TcAttachType::Ingress, program::IP_IN),
-            (TcAttachType::Egress, program::IP_OUT),
-        ] {
-            if aya::programs::tc::qdisc_detach_program(&name, hook, ours).is_ok() {
-                removed.push(format!("filter {ours} on {name}"));
-            }
-        }
+        removed.extend(detach_clsact(&name).into_iter().map(|ours| format!("filter {ours} on {name}")));
     }
     removed.extend(remove_pins(pin_dir)?);
     Ok(removed)
+}
+
+/// The filters that were there.
+fn detach_clsact(device: &str) -> Vec<&'static str> {
+    let (ingress, egress) = (TcAttachType::Ingress, TcAttachType::Egress);
+    let ours =
+        [(ingress, program::TC_IN), (egress, program::TC_OUT), (ingress, program::IP_IN), (egress, program::IP_OUT)];
+    let stood = |(hook, ours)| aya::programs::tc::qdisc_detach_program(device, hook, ours).is_ok().then_some(ours);
+    ours.into_iter().filter_map(stood).collect()
 }
 
 /// Removes `pin_dir` with the pins of all ABI versions. What a pin kept, descriptors may still keep.

@@ -45,11 +45,16 @@ impl Paths {
         {
             return Ok(*path);
         }
+        self.ask_anew(source, destination, now)
+    }
+
+    /// Whatever is remembered.
+    pub(crate) fn ask_anew(&mut self, source: IpAddr, destination: IpAddr, now: Instant) -> io::Result<Path> {
         let path = self.ask_kernel(source, destination)?;
         if self.known.len() >= KNOWN_MAX {
             self.known.retain(|_, (_, asked)| now.duration_since(*asked) < GOOD_FOR);
         }
-        if self.known.len() < KNOWN_MAX {
+        if self.known.len() < KNOWN_MAX || self.known.contains_key(&(source, destination)) {
             self.known.insert((source, destination), (path, now));
         }
         Ok(path)

@@ -133,6 +133,12 @@ impl Slots {
         self.word(index, offset_of!(Connection, min_ack)).store(min_ack, Ordering::Release);
     }
 
+    /// Where packets in this direction leave from now on.
+    pub(super) fn set_device(&self, index: u32, direction: usize, device: u32) {
+        let offset = offset_of!(Connection, ifindex) + (direction & 1) * size_of::<u32>();
+        self.word(index, offset).store(device, Ordering::Release);
+    }
+
     fn generation(&self, index: u32) -> u32 {
         self.word(index, offset_of!(Connection, generation)).load(Ordering::Relaxed)
     }

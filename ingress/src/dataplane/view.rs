@@ -35,7 +35,7 @@ pub struct PortStatus {
     pub per_second_if_backend_closes: u32,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
     pub name: String,
     pub ifindex: u32,

@@ -73,7 +73,7 @@ reasons! {
         Policy => "policy",
         /// The client is further away than the pool's policy allows.
         Rtt => "rtt",
-        /// Client or backend is not IPv4.
+        /// One speaks IPv6 and the other IPv4, or one has a link-local address.
         Family => "family",
         /// A loopback address, or a backend on this host.
         Local => "local",
@@ -116,6 +116,8 @@ reasons! {
         Denied => "denied",
         /// Its route is gone, and says `on_remove: cut`, or the time of its `drain` is over.
         RouteRemoved => "route_removed",
+        /// The network device towards one end is gone, and no other led there.
+        DeviceGone => "device_gone",
         /// An operator's `ingress flows kill`.
         Killed => "killed",
         /// The daemon died between accept and handoff, or stopped while relaying.

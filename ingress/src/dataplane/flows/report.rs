@@ -27,7 +27,8 @@ impl Flows {
                 (verdict.as_str().to_owned(), packets)
             })
             .collect();
-        let mut interfaces = self.interfaces.lock().clone();
+        let mut interfaces: Vec<InterfaceStatus> =
+            self.interfaces.lock().iter().map(|attached| attached.status.clone()).collect();
         let admission = self.admission.lock();
         for interface in &mut interfaces {
             if let Some(status) = &mut interface.admission {

@@ -1,0 +1,242 @@
+//! Which devices carry the programs, and who judges what comes by them: at the start, when the configuration changes, and when
+//! devices come, change and go. And what becomes of connections whose device went.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::Flows;
+use crate::config::{AdmissionConfig, Config, InterfaceConfig, Side};
+use crate::dataplane::admission::Post;
+use crate::dataplane::devices::{self, Device};
+use crate::dataplane::links::Renewed;
+use crate::dataplane::path::{Path, Paths};
+use crate::dataplane::reset::socket_address;
+use crate::dataplane::view::{AdmissionStatus, InterfaceStatus};
+use crate::dataplane::xdp;
+use crate::l4::outcome::{EndReason, RelayReason};
+
+/// How long a connection waits for another device where its own is gone: `wg-quick` and container engines make theirs anew within
+/// seconds, and routes come after devices.
+const WITHOUT_DEVICE: Duration = Duration::from_secs(30);
+
+/// What the configuration says of devices.
+pub(super) struct Wanted {
+    /// Those that get the programs; empty: all that can carry them. Public ones get them in any case.
+    names: Vec<String>,
+    interfaces: BTreeMap<String, InterfaceConfig>,
+    admission: AdmissionConfig,
+}
+
+/// A device as it was when it was last seen to, and what came of that.
+#[derive(Clone)]
+pub(super) struct Attached {
+    device: Device,
+    pub(super) status: InterfaceStatus,
+}
+
+impl Attached {
+    fn carries(&self, device: u32) -> bool {
+        self.status.ifindex == device && self.status.attached != "none"
+    }
+}
+
+impl Wanted {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            names: config.kernel.interfaces.clone(),
+            interfaces: config.interfaces.clone(),
+            admission: config.admission.clone(),
+        }
+    }
+
+    fn devices(&self, all: &[Device]) -> Vec<Device> {
+        let is_wanted = |device: &&Device| match &self.names[..] {
+            [] => device.unfit.is_none(),
+            names => names.contains(&device.name),
+        };
+        let mut devices: Vec<Device> = all.iter().filter(is_wanted).cloned().collect();
+        for name in self.names.iter().chain(public(&self.interfaces)) {
+            if !devices.iter().any(|device| device.name == *name) {
+                devices.push(devices::named(all, name));
+            }
+        }
+        devices
+    }
+}
+
+impl Flows {
+    /// For the first time. An error is one of listing devices.
+    pub(super) fn attach(&self) -> io::Result<()> {
+        let wanted = self.wanted.lock();
+        self.judge(&wanted.admission);
+        let all = devices::all()?;
+        self.see_to(&wanted, &all, &Renewed::All);
+        // What an earlier daemon handed off may be without its device since.
+        let is_gone = |index: &u32| !all.iter().any(|device| device.index == *index);
+        let gone: HashSet<u32> =
+            self.slots.live().flat_map(|(_, connection)| connection.ifindex).filter(is_gone).collect();
+        self.gone.lock().extend(gone.into_iter().map(|index| (index, Instant::now())));
+        Ok(())
+    }
+
+    /// Makes admission what the configuration says, without a gap. What cannot be done stands in [`Flows::status`].
+    pub(in crate::dataplane) fn admit(&self, interfaces: &BTreeMap<String, InterfaceConfig>, config: &AdmissionConfig) {
+        let mut wanted = self.wanted.lock();
+        wanted.interfaces = interfaces.clone();
+        wanted.admission = config.clone();
+        self.judge(config);
+        match devices::all() {
+            Ok(all) => self.see_to(&wanted, &all, &Renewed::All),
+            Err(error) => tracing::error!(%error, "cannot list network devices: who judges on which stays as it was"),
+        }
+    }
+
+    /// Devices came, changed or went.
+    pub(in crate::dataplane) fn devices_changed(&self, renewed: &Renewed) {
+        let wanted = self.wanted.lock();
+        match devices::all() {
+            Ok(all) => self.see_to(&wanted, &all, renewed),
+            Err(error) => tracing::error!(%error, "cannot list network devices: new ones do not carry the programs"),
+        }
+    }
+
+    fn judge(&self, rules: &AdmissionConfig) {
+        let mut admission = self.admission.lock();
+        admission.trouble = admission.set_rules(rules).err().map(|error| error.to_string());
+        if let Some(error) = &admission.trouble {
+            tracing::error!(error, "not all rules of admission are in the kernel");
+        }
+    }
+
+    /// Puts the programs on devices that want them, and leaves those alone that are as they were, unless `renewed`.
+    fn see_to(&self, wanted: &Wanted, all: &[Device], renewed: &Renewed) {
+        let mut admission = self.admission.lock();
+        let mut loaded = self.loaded.lock();
+        // A copy: nobody who hands off a connection waits for programs to be attached.
+        let before = self.interfaces.lock().clone();
+        let mut after = Vec::new();
+        for device in wanted.devices(all) {
+            let known = before.iter().find(|known| known.device == device);
+            if let Some(known) = known.filter(|_| !renewed.contains(device.index)) {
+                after.push(known.clone());
+                continue;
+            }
+            let mut status = loaded.attach(&device);
+            let config = wanted.interfaces.get(&device.name);
+            let by_tc = status.attached != "none";
+            let post = Post { device: &device, by_tc, config, judging: !wanted.admission.is_empty() };
+            status.admission = match admission.guard(&mut loaded, &post) {
+                Ok(guarded) => guarded,
+                Err(error) => Some(AdmissionStatus::open(config, error.to_string())),
+            };
+            let attached = Attached { device, status };
+            if known.is_none_or(|known| known.status != attached.status) {
+                tell(&attached.status);
+            }
+            after.push(attached);
+        }
+        // Live connections may come by a device that nobody wants any more: it keeps its programs as long as it can.
+        let stays = |known: &&Attached| {
+            !after.iter().any(|attached| attached.device.index == known.device.index)
+                && known.device.unfit.is_none()
+                && all.contains(&known.device)
+        };
+        after.extend(before.iter().filter(stays).cloned().collect::<Vec<_>>());
+
+        let present: Vec<u32> = after.iter().map(|attached| attached.device.index).collect();
+        let carried: HashSet<u32> =
+            after.iter().filter(|a| a.carries(a.device.index)).map(|a| a.device.index).collect();
+        *self.interfaces.lock() = after;
+        let mut gone = self.gone.lock();
+        gone.retain(|index, _| !carried.contains(index));
+        for Attached { device, status } in &before {
+            if status.attached != "none" && !carried.contains(&device.index) {
+                tracing::info!(
+                    interface = device.name,
+                    "a device that carried the programs is gone, or part of another now"
+                );
+                loaded.detach(device, status);
+                gone.entry(device.index).or_insert_with(Instant::now);
+            }
+        }
+        drop(gone);
+        xdp::detach_all_but(loaded.pin_dir(), &present);
+        if let Err(error) = admission.forget_all_but(&present) {
+            tracing::warn!(%error, "entries of devices that are gone stay in the tables of admission");
+        }
+    }
+
+    /// Sends connections whose device is gone out by that which leads to their ends now. Those without one for [`WITHOUT_DEVICE`]
+    /// are cut.
+    pub(in crate::dataplane) fn rehome(&self, paths: &mut Paths) {
+        let mut gone = self.gone.lock();
+        if gone.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for (index, connection) in self.slots.live() {
+            let ways = [(&connection.source, &connection.backend), (&connection.local, &connection.client)];
+            for (direction, (from, to)) in ways.into_iter().enumerate() {
+                let Some(since) = gone.get(&connection.ifindex[direction]) else { continue };
+                let (from, to) = (socket_address(from), socket_address(to));
+                match self.device(paths, from.ip(), to.ip(), now) {
+                    Ok(device) => self.slots.set_device(index, direction, device),
+                    Err(_) if now.duration_since(*since) > WITHOUT_DEVICE => {
+                        self.cut_slot(index, &connection, EndReason::DeviceGone);
+                        break;
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        // Not at once: a handoff may be under way that has asked for its device before.
+        gone.retain(|_, since| now.duration_since(*since) <= WITHOUT_DEVICE);
+    }
+
+    /// True if packets that leave by `device` cross our programs.
+    pub(crate) fn carries(&self, device: u32) -> bool {
+        self.interfaces.lock().iter().any(|attached| attached.carries(device))
+    }
+
+    /// Where the next packet towards `destination` leaves.
+    pub(crate) fn device(
+        &self,
+        paths: &mut Paths,
+        source: IpAddr,
+        destination: IpAddr,
+        now: Instant,
+    ) -> Result<u32, RelayReason> {
+        let mut path = paths.ask(source, destination, now);
+        if !matches!(path, Ok(Path::Out(device)) if self.carries(device)) {
+            // The device may be younger than the answer.
+            path = paths.ask_anew(source, destination, now);
+        }
+        match path {
+            Ok(Path::Out(device)) if self.carries(device) => Ok(device),
+            Ok(Path::Out(_)) => Err(RelayReason::Device),
+            Ok(Path::NotForwardable) => Err(RelayReason::Local),
+            Err(_) => Err(RelayReason::Error),
+        }
+    }
+}
+
+/// Names of the devices that face the world.
+fn public(interfaces: &BTreeMap<String, InterfaceConfig>) -> impl Iterator<Item = &String> {
+    interfaces.iter().filter(|(_, interface)| interface.side == Side::Public).map(|(name, _)| name)
+}
+
+fn tell(status: &InterfaceStatus) {
+    let interface = &status.name;
+    if status.attached == "none" {
+        let why = status.why.as_deref().unwrap_or_default();
+        tracing::warn!(interface, why, "programs not attached: connections over it are relayed");
+    }
+    let Some(admission) = &status.admission else { return };
+    let why = admission.why.as_deref().unwrap_or_default();
+    match status.opening() {
+        Some(opening) => tracing::error!("{opening}"),
+        None => tracing::info!(interface, mode = admission.mode, why, "admission"),
+    }
+}
