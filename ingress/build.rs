@@ -21,9 +21,11 @@ fn build() -> PathBuf {
     println!("cargo:rerun-if-changed={}", workspace.join("ingress-ebpf/src").display());
     println!("cargo:rerun-if-changed={}", workspace.join("ingress-ebpf/Cargo.toml").display());
     println!("cargo:rerun-if-changed={}", workspace.join(".cargo/config.toml").display());
+    let probe = env::var_os("CARGO_FEATURE_LAYOUT_PROBE").is_some();
     // One directory for all profiles: the object does not depend on how the daemon is built.
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let target_dir = out_dir.ancestors().nth(4).expect("OUT_DIR lies in the target directory").join("ebpf");
+    let target_dir = out_dir.ancestors().nth(4).expect("OUT_DIR lies in the target directory");
+    let target_dir = target_dir.join(if probe { "ebpf-layout-probe" } else { "ebpf" });
 
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     cargo
@@ -32,6 +34,9 @@ fn build() -> PathBuf {
         .args(["-Z", "build-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
         .arg(&target_dir)
         .env("RUSTC_BOOTSTRAP", "1");
+    if probe {
+        cargo.args(["--features", "layout-probe"]);
+    }
     for inherited in [
         "RUSTC",
         "RUSTC_WRAPPER",

@@ -11,6 +11,9 @@ use crate::flow::Address;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Connection {
+    /// Moves all that follows, as a new field would.
+    #[cfg(feature = "layout-probe")]
+    pub probe: [u64; PROBE / 8],
     /// [`State`] as a number. Writer: daemon.
     pub state: u32,
     /// Counts the uses of this slot. Writer: daemon.
@@ -41,6 +44,12 @@ pub struct Connection {
     pub from_client: Half,
     pub from_backend: Half,
 }
+
+/// Bytes by which the layout that only tests know is longer: they are in front of all other fields.
+pub const PROBE: usize = if cfg!(feature = "layout-probe") { 64 } else { 0 };
+
+/// Words of a [`Half`] that have no meaning yet.
+pub const HALF_RESERVED: usize = 5;
 
 /// An address and port in network byte order.
 #[repr(C)]
@@ -83,7 +92,7 @@ pub struct Half {
     pub flags: u32,
     /// Where the stream that this sender acknowledges began. Constant.
     pub start: u32,
-    pub reserved: [u32; 5],
+    pub reserved: [u32; HALF_RESERVED],
 }
 
 /// Life of a slot; only the daemon moves it.
@@ -99,6 +108,9 @@ pub enum State {
     Cut = 3,
     /// Over and logged; stragglers are still spliced until the slot is reaped.
     Draining = 4,
+    /// On its way from a table of another layout: for a moment, every packet is dropped, so that what the packets have proven
+    /// is read when no packet can prove more.
+    Moving = 5,
 }
 
 impl State {
@@ -109,6 +121,7 @@ impl State {
             2 => Some(Self::Spliced),
             3 => Some(Self::Cut),
             4 => Some(Self::Draining),
+            5 => Some(Self::Moving),
             _ => None,
         }
     }
@@ -153,8 +166,8 @@ const fn payload(half: &Half) -> u64 {
 
 const _: () = assert!(size_of::<Half>() == 64);
 const _: () = assert!(size_of::<Endpoint>() == 18);
-const _: () = assert!(core::mem::offset_of!(Connection, from_client) == 128);
-const _: () = assert!(size_of::<Connection>() == 256);
+const _: () = assert!(core::mem::offset_of!(Connection, from_client) == PROBE + 128);
+const _: () = assert!(size_of::<Connection>() == PROBE + 256);
 
 /// Words that log lines need about a connection, shared by all connections with the same words. Value of `ingress_labels`.
 ///

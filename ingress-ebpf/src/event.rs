@@ -1,6 +1,9 @@
 //! What the kernel tells the daemon through the ring buffer `ingress_events`. Events only hasten what the daemon's periodic
 //! scan of `ingress_conns` finds by itself: a lost one delays, never corrupts.
 
+/// Bytes of the ring; each record takes 8 more than it has.
+pub const RING: u32 = 262_144;
+
 /// One record of the ring.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ pub mod event;
 pub mod flow;
 pub mod header;
 pub mod ip;
+pub mod layout;
 pub mod names;
 pub mod proof;
 pub mod rewrite;

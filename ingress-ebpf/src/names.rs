@@ -1,13 +1,13 @@
 //! Names and numbers that outlive a process: pins, maps, programs, packet tags.
-
-/// Layout of everything pinned. Any change to a shared struct or to a map's meaning takes the next number; the pin
-/// directory carries it, so two builds never read one another's maps by mistake.
-pub const ABI: u32 = 1;
+//!
+//! A map whose key, value or meaning changes takes a new name, but for `ingress_conns`, whose changes [`crate::layout`] knows.
 
 /// Map names are at most 15 bytes, so that `bpftool map` shows them whole.
 pub mod map {
     pub const FLOWS: &str = "ingress_flows";
     pub const CONNECTIONS: &str = "ingress_conns";
+    /// Not in the object: the daemon makes it.
+    pub const LAYOUT: &str = "ingress_layout";
     pub const LABELS: &str = "ingress_labels";
     pub const LISTENERS: &str = "ingress_listen";
     pub const SYNS: &str = "ingress_syns";
@@ -21,7 +21,7 @@ pub mod map {
     pub const SOURCES: &str = "ingress_sources";
     pub const DROPS: &str = "ingress_drops";
 
-    /// Those that are pinned, in no particular order.
+    /// Those of the object that are pinned, in no particular order.
     pub const PINNED: &[&str] = &[
         FLOWS,
         CONNECTIONS,

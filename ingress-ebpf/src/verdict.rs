@@ -52,11 +52,13 @@ pub enum Verdict {
     TooBigReturned,
     /// Dropped: a "packet too big" that quotes nothing of a flow that is under way.
     DropTooBig,
+    /// Dropped: its connection is on its way from a table of another layout; it will be sent again.
+    DropMoving,
 }
 
 impl Verdict {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Miss,
         Self::SplicedToBackend,
         Self::SplicedToClient,
@@ -82,6 +84,7 @@ impl Verdict {
         Self::DropSourceRate,
         Self::TooBigReturned,
         Self::DropTooBig,
+        Self::DropMoving,
     ];
 
     /// Those of [`crate::admission::judge`].
@@ -119,7 +122,8 @@ impl Verdict {
             | Self::DropUnreadable
             | Self::DropDenied
             | Self::DropBadFlags
-            | Self::DropSourceRate => Action::Drop,
+            | Self::DropSourceRate
+            | Self::DropMoving => Action::Drop,
         }
     }
 
@@ -151,6 +155,7 @@ impl Verdict {
             Self::DropDenied => "drop_denied",
             Self::DropBadFlags => "drop_bad_flags",
             Self::DropSourceRate => "drop_source_rate",
+            Self::DropMoving => "drop_moving",
         }
     }
 }

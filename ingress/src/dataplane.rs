@@ -13,6 +13,7 @@ mod loader;
 mod path;
 mod pinned_link;
 mod ports;
+mod predecessor;
 mod program_log;
 #[cfg(test)]
 mod program_tests;

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::bpffs;
+use crate::fd_store::FdStore;
 use crate::netns::Namespace;
 use crate::process::Process;
 use crate::wait::{PATIENCE, wait_for};
@@ -24,6 +25,10 @@ pub struct Node {
     ns: Namespace,
     dir: TempDir,
     pin_dir: PathBuf,
+    binary: PathBuf,
+    /// What starts the daemon in its place, and its words.
+    starter: Vec<String>,
+    fd_store: Option<FdStore>,
     process: Option<Process>,
     log: Arc<Log>,
 }
@@ -48,6 +53,9 @@ impl Node {
             ns: ns.clone(),
             dir: tempfile::Builder::new().prefix("ing-node-").tempdir()?,
             pin_dir: Path::new(bpffs::PATH).join(unique),
+            binary: binary()?,
+            starter: Vec::new(),
+            fd_store: None,
             process: None,
             log: Arc::default(),
         })
@@ -69,7 +77,17 @@ impl Node {
 
     /// Starts the daemon and waits for nothing.
     pub fn spawn(&mut self) -> Result<()> {
-        let mut command = self.ns.command(binary()?);
+        let mut command = match self.starter.split_first() {
+            None => self.ns.command(&self.binary),
+            Some((starter, words)) => {
+                let mut command = self.ns.command(starter);
+                command.args(words).arg(&self.binary);
+                command
+            }
+        };
+        if let Some(store) = &self.fd_store {
+            store.hand_over(&mut command)?;
+        }
         command.arg("run").arg("--config").arg(self.config_path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env("INGRESS_STATS_USER", STATS_LOGIN.0).env("INGRESS_STATS_PASSWORD", STATS_LOGIN.1);
@@ -81,6 +99,27 @@ impl Node {
         std::thread::spawn(move || too.follow(BufReader::new(stdout)));
         self.process = Some(process);
         Ok(())
+    }
+
+    /// The next start runs another build.
+    pub fn use_binary(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
+    }
+
+    /// From the next start on, a stand-in for systemd keeps what the daemon wants kept.
+    pub fn keep_sockets(&mut self) -> Result<()> {
+        self.fd_store = Some(FdStore::open(self.dir.path())?);
+        self.starter = FdStore::STARTER.map(str::to_owned).to_vec();
+        Ok(())
+    }
+
+    pub fn kept_sockets(&self) -> Result<Vec<String>> {
+        self.fd_store.as_ref().context("nobody keeps sockets here")?.names()
+    }
+
+    /// The next start is made by this program, whose words end where the daemon's begin.
+    pub fn start_by(&mut self, starter: &[&str]) {
+        self.starter = starter.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// Kills the daemon so that it cannot tidy up.
@@ -355,9 +394,20 @@ pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("INGRESS_BIN") {
         return Ok(path.into());
     }
+    near("ingress")?.context("no `ingress` near this program: run `cargo build -p ingress` first")
+}
+
+/// The daemon with another layout of its tables: `INGRESS_LAYOUT_PROBE_BIN`, else the one that `cargo xtask test` builds.
+pub fn layout_probe() -> Result<Option<PathBuf>> {
+    match std::env::var_os("INGRESS_LAYOUT_PROBE_BIN") {
+        Some(path) => Ok(Some(path.into())),
+        None => near("ingress-layout-probe"),
+    }
+}
+
+fn near(name: &str) -> Result<Option<PathBuf>> {
     let own = std::env::current_exe().context("finding the running program")?;
-    let found = own.ancestors().skip(1).take(2).map(|dir| dir.join("ingress")).find(|path| path.is_file());
-    found.with_context(|| format!("no `ingress` near {}: run `cargo build -p ingress` first", own.display()))
+    Ok(own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file()))
 }
 
 /// `ingress` with these words, on the host, without a node.

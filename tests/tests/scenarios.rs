@@ -23,6 +23,7 @@ mod scenarios {
     mod s1_reload;
     mod s1_survival;
     mod s1_transfer;
+    mod s1_upgrade;
     mod s2_polling;
     mod s4_registry;
 }

@@ -32,6 +32,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Always the whole workspace: another selection would choose other features and compile most dependencies again. The
     // scenarios run the binary that this builds.
     step::run("daemon and tests", &mut step::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+    if args.filter.as_deref().is_none_or(|filter| filter.contains(UPGRADE) || UPGRADE_SCENARIOS.contains(filter)) {
+        step::run("daemon of another layout", &mut step::cargo(&LAYOUT_PROBE))?;
+    }
     suite.test("unit tests", &["--workspace", "--lib", "--bins"], &[])?;
     suite.test(
         "integration tests and scenarios",
@@ -131,6 +134,19 @@ impl Sum {
         }
     }
 }
+
+/// What the scenarios about upgrades are called.
+const UPGRADE_SCENARIOS: &str = "s1_upgrade";
+const UPGRADE: &str = "upgrade";
+/// With the test of the scenarios, so that cargo chooses the same features as for the build of everything.
+const LAYOUT_PROBE: [&str; 6] = [
+    "build",
+    "--locked",
+    "--workspace",
+    "--features=ingress/layout-probe",
+    "--bin=ingress-layout-probe",
+    "--test=scenarios",
+];
 
 /// Scenarios wait more than they compute, yet each holds several servers.
 const SCENARIO_THREADS: &str = "2";

@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCp
 use aya_ebpf::macros::btf_map;
 use ingress_ebpf::admission::{DropKey, Policy};
 use ingress_ebpf::connection::{Connection, Label};
-use ingress_ebpf::event::{Event, Kind};
+use ingress_ebpf::event::{Event, Kind, RING};
 use ingress_ebpf::flow::{Address, FlowEntry, FlowKey, ListenerKey, SynSeen};
 use ingress_ebpf::verdict::Verdict;
 
@@ -46,7 +46,7 @@ static VERDICTS: PerCpuArray<u64, { Verdict::ALL.len() }> = PerCpuArray::new();
 
 /// Hints to the daemon, one consumer.
 #[btf_map(name = "ingress_events")]
-static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
+static EVENTS: RingBuf<Event, { RING as usize }> = RingBuf::new();
 
 /// What admission judges. Writer: daemon, one value at a time. Reader: XDP and tc ingress, each packet.
 #[btf_map(name = "ingress_policy")]

@@ -237,6 +237,9 @@ fn judge<L: Layout>(packet: &Packet) -> Judgement {
     if connection.generation != entry.generation {
         return Judgement::Final(Verdict::DropStale, 0);
     }
+    if connection.state == State::Moving as u32 {
+        return Judgement::Final(Verdict::DropMoving, 0);
+    }
     if plain.tcp.flags & SYN != 0 && is_over(connection) {
         give_away(&key, &entry, connection);
         return if kind == SYN { Judgement::BeginsAgain } else { Judgement::Final(Verdict::SynOnEnded, 0) };
@@ -281,7 +284,7 @@ fn on_flow<L: Layout>(
     match State::from_u32(connection.state) {
         Some(State::Armed | State::Spliced | State::Draining) => {}
         Some(State::Cut) => return (answer_with_rst::<L>(packet, plain, len), packet.device()),
-        Some(State::Free) | None => return (Verdict::DropStale, 0),
+        Some(State::Free | State::Moving) | None => return (Verdict::DropStale, 0),
     }
     if plain.hops <= 1 {
         return (Verdict::DropTtl, 0);

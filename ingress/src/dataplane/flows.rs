@@ -91,7 +91,8 @@ impl Flows {
         let slots = loaded.slots;
         let connections = loaded.take_map(map::CONNECTIONS)?;
         let aya::maps::Map::Array(data) = &connections else { anyhow::bail!("{} is not an array", map::CONNECTIONS) };
-        let slots = Slots::map(data.fd(), slots).context("mapping the connection table")?;
+        let slots = Slots::map(data.fd(), slots, |slots| loaded.fill(slots));
+        let slots = slots.context("mapping the connection table")?;
         let events = RingBuf::try_from(loaded.take_map(map::EVENTS)?)?;
         let program_log = loaded.log();
         let admission = Admission::open(&mut loaded)?;
@@ -123,10 +124,13 @@ impl Flows {
             stopping: AtomicBool::new(false),
             adopted: AtomicU64::new(0),
         });
-        flows.adopt();
+        flows.loaded.lock().take_links()?;
         // First to listen, then to look: no device comes in between.
         let links = Links::open().context("listening for network devices")?;
         flows.attach().context("listing network devices")?;
+        flows.loaded.lock().settle(&flows.slots, &flows.attached())?;
+        flows.adopt();
+        flows.strand().context("listing network devices")?;
         links.watch(Arc::clone(&flows)).context("starting to watch network devices")?;
         Reaper::spawn(Arc::clone(&flows), events, program_log).context("starting the reaper")?;
         Ok(flows)
@@ -150,12 +154,14 @@ impl Flows {
                     self.live.lock().insert(index, live);
                     self.adopted.fetch_add(1, Ordering::Relaxed);
                 }
-                State::Armed => {
+                State::Armed | State::Moving => {
                     let held = self.sink.adopted(&self.info(&connection));
                     let live = Live { backend_socket: None, armed_at: None, told: Transferred::default(), _held: held };
                     self.live.lock().insert(index, live);
                     self.ports.adopt(socket_address(&connection.backend), port(&connection.source.port));
-                    if connection.from_backend.flags & FIRST_FLIGHT_ACKED != 0 {
+                    let acked = connection.from_backend.flags & FIRST_FLIGHT_ACKED != 0;
+                    // One that still moves has lost its numbers with the table that it came from.
+                    if acked && connection.state == State::Armed as u32 {
                         self.slots.set_state(index, State::Spliced);
                         self.adopted.fetch_add(1, Ordering::Relaxed);
                     } else {

@@ -15,13 +15,17 @@ use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use ingress_ebpf::admission::{DropKey, Policy};
 use ingress_ebpf::connection::{Connection, Label};
+use ingress_ebpf::event::RING;
 use ingress_ebpf::flow::{Address, FlowEntry, FlowKey, ListenerKey, SynSeen};
-use ingress_ebpf::names::{ABI, map, program};
+use ingress_ebpf::layout::{FILLING, Layout, NUMBER, READY};
+use ingress_ebpf::names::{map, program};
 use ingress_ebpf::verdict::Verdict;
 
 use super::devices::{self, Device, Link};
 use super::pinned_link;
+use super::predecessor::{self, Description, Found, Predecessor};
 use super::program_log::{self, ProgramLog};
+use super::slots::Slots;
 use super::view::InterfaceStatus;
 use super::xdp::{self, Rung};
 
@@ -60,21 +64,36 @@ pub(super) struct Loaded {
     bpf: Ebpf,
     pin_dir: PathBuf,
     pub slots: u32,
+    description: Description,
+    /// Whose connections are to go on under these programs.
+    predecessor: Option<Predecessor>,
+    /// Why connections of other builds stay with theirs.
+    pub strangers: Vec<String>,
     /// Why the XDP program cannot be used; tc does its work then.
     no_xdp: Option<String>,
 }
 
-/// `<pin_dir>/v<ABI>`.
+/// `<pin_dir>/v<layout>`.
 pub(super) fn versioned(pin_dir: &Path) -> PathBuf {
-    pin_dir.join(format!("v{ABI}"))
+    pin_dir.join(format!("v{NUMBER}"))
 }
 
 /// Sizes of pinned maps are fixed when they are made: an adopted directory keeps its own, whatever `slots` says.
 pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
     check_privileges()?;
-    let pin_dir = versioned(pin_dir);
+    let (pins, pin_dir) = (pin_dir, versioned(pin_dir));
     prepare_pin_dir(&pin_dir)?;
-    let slots = check_pinned(&pin_dir)?.unwrap_or(slots);
+    let Found { predecessor, strangers } = predecessor::find(pins, &pin_dir)?;
+    for why in &strangers {
+        tracing::warn!("{why}");
+    }
+    // Again: it goes with what a broken-off move left in it.
+    prepare_pin_dir(&pin_dir)?;
+    let mut description = describe(&pin_dir, predecessor.as_ref())?;
+    if let Some(predecessor) = predecessor.as_ref().filter(|predecessor| !predecessor.is_shared()) {
+        share_maps(predecessor, &pin_dir)?;
+    }
+    let slots = check_pinned(&pin_dir)?.or(predecessor.as_ref().map(Predecessor::slots)).unwrap_or(slots);
 
     let log_level = program_log::level();
     let mut loader = EbpfLoader::new();
@@ -95,12 +114,40 @@ pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
     if let Some(error) = &no_xdp {
         tracing::warn!(error, "no XDP: tc judges who may come in");
     }
-    Ok(Loaded { bpf, pin_dir, slots, no_xdp })
+    if predecessor.is_none() {
+        description.ready(&pin_dir, None)?;
+    }
+    Ok(Loaded { bpf, pin_dir, slots, description, predecessor, strangers, no_xdp })
 }
 
 impl Loaded {
     pub(super) fn pin_dir(&self) -> &Path {
         &self.pin_dir
+    }
+
+    /// Writes a predecessor's connections into our table, where they wait for [`Loaded::settle`].
+    pub(super) fn fill(&self, slots: &Slots) {
+        if let Some(predecessor) = self.predecessor.as_ref().filter(|predecessor| !predecessor.is_filled()) {
+            predecessor.fill(slots);
+        }
+    }
+
+    /// Takes a predecessor's links over; [`Loaded::attach`] then finds them.
+    pub(super) fn take_links(&mut self) -> Result<(), LoadError> {
+        let Some(predecessor) = &self.predecessor else { return Ok(()) };
+        self.description.ready(&self.pin_dir, Some(predecessor))?;
+        predecessor.hand_over_links(&self.pin_dir)
+    }
+
+    /// Our programs stand under the links of the devices `attached`: a predecessor's connections go on, and its pins go.
+    pub(super) fn settle(&mut self, slots: &Slots, attached: &[u32]) -> Result<(), LoadError> {
+        let Some(predecessor) = self.predecessor.take() else { return Ok(()) };
+        Predecessor::remove_links_but(&self.pin_dir, attached)?;
+        let connections = predecessor.settle(slots);
+        let from = predecessor.number();
+        tracing::info!(connections, from, to = NUMBER, "connections taken over from a build of another layout");
+        predecessor.remove()?;
+        self.description.ready(&self.pin_dir, None)
     }
 
     pub(super) fn log(&mut self) -> ProgramLog {
@@ -191,7 +238,7 @@ impl Loaded {
     }
 }
 
-/// Removes every link, filter and pin below `pin_dir`, of all ABI versions. Returns what it removed.
+/// Removes every link, filter and pin below `pin_dir`, of all layouts. Returns what it removed.
 pub(super) fn detach(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
     let mut removed = Vec::new();
     let io = |what: &str| {
@@ -214,7 +261,7 @@ fn detach_clsact(device: &str) -> Vec<&'static str> {
     ours.into_iter().filter_map(stood).collect()
 }
 
-/// Removes `pin_dir` with the pins of all ABI versions. What a pin kept, descriptors may still keep.
+/// Removes `pin_dir` with the pins of all layouts. What a pin kept, descriptors may still keep.
 pub(super) fn remove_pins(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
     let mut removed = Vec::new();
     let io = |what: &str| {
@@ -326,44 +373,110 @@ fn filesystem(path: &CStr) -> io::Result<libc::__fsword_t> {
     Ok(nix::sys::statfs::statfs(path).map_err(io::Error::from)?.filesystem_type().0)
 }
 
+/// The description that stands in our directory, or a new one.
+fn describe(pin_dir: &Path, predecessor: Option<&Predecessor>) -> Result<Description, LoadError> {
+    let adopted = pin_dir.join(map::CONNECTIONS).exists();
+    let Some(description) = Description::open(pin_dir)? else {
+        let phase = if adopted { READY } else { FILLING };
+        return Description::create(pin_dir, phase, predecessor);
+    };
+    if adopted && !description.read(pin_dir)?.is_same(&Layout::CURRENT) {
+        let (found, wanted) = ("other fields".to_owned(), format!("those of layout {NUMBER}"));
+        return Err(LoadError::Layout { path: pin_dir.join(map::LAYOUT), found, wanted });
+    }
+    Ok(description)
+}
+
+/// Pins all maps of a predecessor that we can use as they are. What else begins empty: words for log lines, rules that are
+/// written again anyway, counters.
+fn share_maps(predecessor: &Predecessor, pin_dir: &Path) -> Result<(), LoadError> {
+    for name in map::PINNED.iter().filter(|name| **name != map::CONNECTIONS) {
+        let path = predecessor.pin(name);
+        if !path.exists() {
+            continue;
+        }
+        let wanted = MAPS.iter().find(|(known, ..)| known == name).map(|(_, key, value)| (*key, *value));
+        let found = sizes(&path, wanted.unwrap_or_default())?;
+        let fits = wanted.is_none_or(|wanted| (found.key, found.value) == wanted);
+        if fits && found.entries_fit(name) {
+            predecessor.share(name, pin_dir)?;
+        } else if *name == map::FLOWS {
+            return Err(found.mismatch());
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of key and value.
+const MAPS: [(&str, usize, usize); 13] = [
+    (map::FLOWS, size_of::<FlowKey>(), size_of::<FlowEntry>()),
+    (map::CONNECTIONS, size_of::<u32>(), size_of::<Connection>()),
+    (map::LABELS, size_of::<u32>(), size_of::<Label>()),
+    (map::LISTENERS, size_of::<ListenerKey>(), size_of::<u32>()),
+    (map::SYNS, size_of::<FlowKey>(), size_of::<SynSeen>()),
+    (map::VERDICTS, size_of::<u32>(), size_of::<u64>()),
+    (map::POLICY, size_of::<u32>(), size_of::<Policy>()),
+    (map::DEVICES, size_of::<u32>(), size_of::<u32>()),
+    (map::PORTS, size_of::<[u8; 2]>(), size_of::<u32>()),
+    (map::DENY4, size_of::<u32>() + size_of::<[u8; 4]>(), size_of::<u32>()),
+    (map::DENY6, size_of::<u32>() + size_of::<Address>(), size_of::<u32>()),
+    (map::SOURCES, size_of::<Address>(), size_of::<u64>()),
+    (map::DROPS, size_of::<DropKey>(), size_of::<u64>()),
+];
+
+struct Sizes {
+    path: PathBuf,
+    key: usize,
+    value: usize,
+    entries: u32,
+    wanted: (usize, usize),
+}
+
+impl Sizes {
+    /// Of a map that has to be just as long as this build thinks.
+    fn entries_fit(&self, name: &str) -> bool {
+        match name {
+            map::VERDICTS => self.entries as usize == Verdict::ALL.len(),
+            map::EVENTS => self.entries == RING,
+            _ => true,
+        }
+    }
+
+    fn mismatch(self) -> LoadError {
+        let Self { path, key, value, entries: _, wanted } = self;
+        let words = |(key, value): (usize, usize)| format!("key {key} B, value {value} B");
+        LoadError::Layout { path, found: words((key, value)), wanted: words(wanted) }
+    }
+}
+
+fn sizes(path: &Path, wanted: (usize, usize)) -> Result<Sizes, LoadError> {
+    let info = MapData::from_pin(path).and_then(|data| data.info()).map_err(|error| {
+        let wanted = format!("key {} B, value {} B", wanted.0, wanted.1);
+        LoadError::Layout { path: path.to_owned(), found: error.to_string(), wanted }
+    })?;
+    let (key, value) = (info.key_size() as usize, info.value_size() as usize);
+    Ok(Sizes { path: path.to_owned(), key, value, entries: info.max_entries(), wanted })
+}
+
 /// Pinned maps are reused by name alone, so their sizes are checked first. `Some(slots)`: there are pins.
 fn check_pinned(pin_dir: &Path) -> Result<Option<u32>, LoadError> {
-    let expected: [(&str, usize, usize); 13] = [
-        (map::FLOWS, size_of::<FlowKey>(), size_of::<FlowEntry>()),
-        (map::CONNECTIONS, size_of::<u32>(), size_of::<Connection>()),
-        (map::LABELS, size_of::<u32>(), size_of::<Label>()),
-        (map::LISTENERS, size_of::<ListenerKey>(), size_of::<u32>()),
-        (map::SYNS, size_of::<FlowKey>(), size_of::<SynSeen>()),
-        (map::VERDICTS, size_of::<u32>(), size_of::<u64>()),
-        (map::POLICY, size_of::<u32>(), size_of::<Policy>()),
-        (map::DEVICES, size_of::<u32>(), size_of::<u32>()),
-        (map::PORTS, size_of::<[u8; 2]>(), size_of::<u32>()),
-        (map::DENY4, size_of::<u32>() + size_of::<[u8; 4]>(), size_of::<u32>()),
-        (map::DENY6, size_of::<u32>() + size_of::<Address>(), size_of::<u32>()),
-        (map::SOURCES, size_of::<Address>(), size_of::<u64>()),
-        (map::DROPS, size_of::<DropKey>(), size_of::<u64>()),
-    ];
     let mut slots = None;
-    for (name, key, value) in expected {
+    for (name, key, value) in MAPS.into_iter().chain([(map::EVENTS, 0, 0)]) {
         let path = pin_dir.join(name);
         if !path.exists() {
             continue;
         }
-        let broken = |found: String| LoadError::Layout {
-            path: path.clone(),
-            found,
-            wanted: format!("key {key} B, value {value} B"),
-        };
-        let info = MapData::from_pin(&path).and_then(|data| data.info()).map_err(|e| broken(e.to_string()))?;
-        if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
-            return Err(broken(format!("key {} B, value {} B", info.key_size(), info.value_size())));
+        let found = sizes(&path, (key, value))?;
+        if (found.key, found.value) != (key, value) {
+            return Err(found.mismatch());
         }
-        if name == map::VERDICTS && info.max_entries() as usize != Verdict::ALL.len() {
-            // Made by a build with other verdicts: these begin at zero.
-            fs::remove_file(&path).map_err(|error| broken(error.to_string()))?;
+        if !found.entries_fit(name) {
+            // Made by a build with other verdicts, which begin at zero now, or with another ring: hints can be lost.
+            let what = format!("removing {}", path.display());
+            fs::remove_file(&path).map_err(|source| LoadError::Io { what, source })?;
         }
         if name == map::CONNECTIONS {
-            slots = Some(info.max_entries());
+            slots = Some(found.entries);
         }
     }
     Ok(slots)

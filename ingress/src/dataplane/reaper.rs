@@ -141,7 +141,7 @@ impl Flows {
                     }
                 }
                 // Each is in the queue of `reap_due`.
-                Some(State::Draining | State::Cut | State::Free) | None => {}
+                Some(State::Draining | State::Cut | State::Moving | State::Free) | None => {}
             }
         }
         self.tell_progress(&moving);

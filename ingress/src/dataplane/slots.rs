@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ingress_ebpf::connection::{Connection, State};
+use ingress_ebpf::connection::{Connection, Half, State};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use parking_lot::Mutex;
 
@@ -38,8 +38,8 @@ unsafe impl Send for Slots {}
 unsafe impl Sync for Slots {}
 
 impl Slots {
-    /// Maps the table; slots that an earlier daemon left in use stay in use.
-    pub(super) fn map(map: impl AsFd, len: u32) -> io::Result<Self> {
+    /// Maps the table; slots that an earlier daemon left in use, or that `fill` writes now, stay in use.
+    pub(super) fn map(map: impl AsFd, len: u32, fill: impl FnOnce(&Self)) -> io::Result<Self> {
         let page = 4096;
         let bytes = (len as usize * size_of::<Connection>()).next_multiple_of(page);
         let bytes = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
@@ -48,6 +48,7 @@ impl Slots {
             mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map.as_fd(), 0)?
         };
         let slots = Self { base: base.cast(), len, bytes, free: Mutex::new(Free { stack: Vec::new(), high_water: 0 }) };
+        fill(&slots);
         {
             let mut free = slots.free.lock();
             for index in (0..len).rev() {
@@ -82,7 +83,13 @@ impl Slots {
 
     /// Slots that are not free, with a copy of each.
     pub(super) fn used(&self) -> impl Iterator<Item = (u32, Connection)> {
-        self.all_in(&[State::Armed, State::Spliced, State::Cut, State::Draining])
+        self.all_in(&[State::Armed, State::Spliced, State::Cut, State::Draining, State::Moving])
+    }
+
+    /// Slots that wait for what their packets have proven elsewhere.
+    pub(super) fn moving(&self) -> impl Iterator<Item = u32> {
+        let high_water = self.free.lock().high_water;
+        (0..high_water).filter(|index| self.state(*index) == State::Moving)
     }
 
     /// Slots of connections that have not ended.
@@ -120,8 +127,37 @@ impl Slots {
         self.set_state(slot.index, state);
     }
 
+    /// A moving slot gets what its packets have proven and goes on. No packet changes it before.
+    pub(super) fn settle(&self, index: u32, theirs: &Connection) {
+        let slot = self.pointer(index);
+        // SAFETY: in bounds; the programs look at nothing but the state of a moving connection.
+        unsafe {
+            (&raw mut (*slot).from_client).write_volatile(theirs.from_client);
+            (&raw mut (*slot).from_backend).write_volatile(theirs.from_backend);
+        }
+        let state = match State::from_u32(theirs.state) {
+            Some(state @ (State::Armed | State::Spliced | State::Cut | State::Draining)) => state,
+            // Nobody knows its numbers.
+            Some(State::Moving | State::Free) | None => State::Cut,
+        };
+        self.set_state(index, state);
+    }
+
+    /// What the packets of either end have set in `flags`.
+    pub(super) fn add_flags(&self, index: u32, from_client: u32, from_backend: u32) {
+        let half = offset_of!(Half, flags);
+        for (offset, flags) in
+            [(offset_of!(Connection, from_client), from_client), (offset_of!(Connection, from_backend), from_backend)]
+        {
+            let word = self.word(index, offset + half);
+            if word.load(Ordering::Relaxed) | flags != word.load(Ordering::Relaxed) {
+                word.fetch_or(flags, Ordering::Relaxed);
+            }
+        }
+    }
+
     pub(super) fn state(&self, index: u32) -> State {
-        // Another build of the same ABI cannot have written anything else.
+        // Another build of the same layout cannot have written anything else.
         State::from_u32(self.word(index, offset_of!(Connection, state)).load(Ordering::Acquire)).unwrap_or(State::Cut)
     }
 
@@ -144,7 +180,7 @@ impl Slots {
     }
 
     fn word(&self, index: u32, offset: usize) -> &AtomicU32 {
-        // SAFETY: in bounds, aligned (slots are 256 bytes from a page start), alive as long as self.
+        // SAFETY: in bounds, aligned (slots are a multiple of 8 bytes, from a page's start), alive as long as self.
         unsafe { AtomicU32::from_ptr(self.pointer(index).byte_add(offset).cast()) }
     }
 

@@ -100,7 +100,7 @@ impl Flows {
                 entries.overtaken.insert((standing.slot, standing.direction));
                 Ok(())
             }
-            State::Armed | State::Spliced => {
+            State::Armed | State::Spliced | State::Moving => {
                 tracing::warn!(slot = standing.slot, "a live flow stands on this tuple");
                 Err(RelayReason::Error)
             }
@@ -138,6 +138,8 @@ impl Plan<'_> {
             ..Half::default()
         };
         Connection {
+            #[cfg(feature = "layout-probe")]
+            probe: Default::default(),
             state: State::Free as u32,
             generation: 0,
             min_ack: self.min_ack,

@@ -73,7 +73,12 @@ impl Flows {
         self.judge(&wanted.admission);
         let all = devices::all()?;
         self.see_to(&wanted, &all, &Renewed::All);
-        // What an earlier daemon handed off may be without its device since.
+        Ok(())
+    }
+
+    /// What an earlier daemon handed off may be without its device since. An error is one of listing devices.
+    pub(super) fn strand(&self) -> io::Result<()> {
+        let all = devices::all()?;
         let is_gone = |index: &u32| !all.iter().any(|device| device.index == *index);
         let gone: HashSet<u32> =
             self.slots.live().flat_map(|(_, connection)| connection.ifindex).filter(is_gone).collect();
@@ -193,6 +198,11 @@ impl Flows {
         }
         // Not at once: a handoff may be under way that has asked for its device before.
         gone.retain(|_, since| now.duration_since(*since) <= WITHOUT_DEVICE);
+    }
+
+    /// Devices that carry our programs.
+    pub(super) fn attached(&self) -> Vec<u32> {
+        self.interfaces.lock().iter().filter(|a| a.carries(a.device.index)).map(|a| a.device.index).collect()
     }
 
     /// True if packets that leave by `device` cross our programs.

@@ -38,6 +38,7 @@ impl Flows {
         let trouble =
             admission.trouble.as_ref().map(|error| format!("not all rules of admission are in the kernel: {error}"));
         drop(admission);
+        let loaded = self.loaded.lock();
         let missing = interfaces
             .iter()
             .filter(|i| i.attached == "none")
@@ -45,12 +46,13 @@ impl Flows {
             .chain(interfaces.iter().filter_map(InterfaceStatus::opening))
             .chain(trouble)
             .chain(self.ports.shared_with_host())
+            .chain(loaded.strangers.iter().cloned())
             .collect();
         KernelStatus {
             mode: "kernel".to_owned(),
             missing,
             interfaces,
-            pin_dir: self.loaded.lock().pin_dir().display().to_string(),
+            pin_dir: loaded.pin_dir().display().to_string(),
             connections: self.slots.live().count() as u64,
             max_connections: u64::from(self.slots.len()),
             adopted: self.adopted.load(Ordering::Relaxed),
@@ -103,6 +105,7 @@ impl Flows {
             Some(State::Armed | State::Spliced) => "spliced",
             Some(State::Cut) => "cut",
             Some(State::Draining) => "draining",
+            Some(State::Moving) => "moving",
             Some(State::Free) | None => "free",
         };
         FlowView {

@@ -3,7 +3,7 @@
 use ingress_ebpf::connection::{
     Connection, FIN_ACKED, FIN_FIRST, FIN_SENT, FIRST_FLIGHT_ACKED, REUSED, RST_SENT, State,
 };
-use ingress_ebpf::event::Kind;
+use ingress_ebpf::event::{Event, Kind, RING};
 use ingress_ebpf::flow::{SYN_ECN_CLEARED, SYN_TIMESTAMP_REMOVED};
 use ingress_ebpf::header::{ACK, CWR, ECE, FIN, OPTION_NOP, RST, SYN};
 use ingress_ebpf::verdict::Verdict;
@@ -41,6 +41,24 @@ fn until_the_first_flight_is_acknowledged_the_backend_talks_to_our_socket() {
     assert_eq!(rig.events(), [Kind::FirstFlightAcked as u32]);
     // An old acknowledgement that was overtaken goes to the client like any other.
     assert_eq!(rig.arrives(&from_backend(0, EARLY, b"").bytes()).verdict, Some(Verdict::SplicedToClient));
+}
+
+#[test]
+fn a_full_ring_loses_hints_and_nothing_else() {
+    let Some(mut rig) = rig() else { return };
+    // Each record takes 8 bytes more than it has.
+    let fits = RING as usize / (size_of::<Event>() + 8);
+    let reset = flagged(RST, from_client(0, 0, b"")).bytes();
+    for _ in 0..fits + 100 {
+        rig.install(&connection(), State::Spliced);
+        assert_eq!(rig.arrives(&reset).verdict, Some(Verdict::SplicedToBackend));
+        assert_eq!(rig.connection().from_client.flags & RST_SENT, RST_SENT);
+    }
+    let told = rig.events().len();
+    assert!((fits - 1..=fits).contains(&told), "{told} of {fits}");
+    rig.install(&connection(), State::Spliced);
+    rig.arrives(&reset);
+    assert_eq!(rig.events(), [Kind::Ended as u32]);
 }
 
 #[test]

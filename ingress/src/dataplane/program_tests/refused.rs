@@ -1,8 +1,8 @@
 //! What is not a whole, plain IPv4 TCP packet: never spliced, and on a live flow never given to the stack.
 
-use ingress_ebpf::connection::State;
+use ingress_ebpf::connection::{RST_SENT, State};
 use ingress_ebpf::flow::Direction;
-use ingress_ebpf::header::{ACK, SYN};
+use ingress_ebpf::header::{ACK, RST, SYN};
 use ingress_ebpf::verdict::Verdict;
 
 use super::frame::{restore_checksums, with_ip_options};
@@ -92,6 +92,22 @@ fn an_entry_whose_slot_is_another_connections_drops() {
     rig.set_state(State::Free);
     assert_eq!(rig.arrives(&bytes).verdict, Some(Verdict::DropStale));
     assert_eq!(rig.connection().from_client, before);
+}
+
+#[test]
+fn packets_of_a_moving_connection_change_nothing() {
+    let Some(mut rig) = rig() else { return };
+    let mut ended = connection();
+    ended.from_client.flags |= RST_SENT;
+    rig.install(&ended, State::Moving);
+    let before = (rig.connection().from_client, rig.connection().from_backend);
+    for packet in [from_client(0, 0, b"x"), flagged(SYN, from_client(0, 0, b"")), flagged(RST, from_client(0, 0, b""))]
+    {
+        assert_eq!(rig.arrives(&packet.bytes()).verdict, Some(Verdict::DropMoving));
+    }
+    assert_eq!((rig.connection().from_client, rig.connection().from_backend), before);
+    rig.set_state(State::Spliced);
+    assert_eq!(rig.arrives(&flagged(SYN, from_client(0, 0, b"")).bytes()).verdict, Some(Verdict::SynOnEnded));
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Rig {
         let mut take = |name| loaded.take_map(name).expect("the object holds every map");
         let connections = take(map::CONNECTIONS);
         let Map::Array(data) = &connections else { panic!("{} is an array", map::CONNECTIONS) };
-        let slots = Slots::map(data.fd(), 16).expect("the table can be mapped");
+        let slots = Slots::map(data.fd(), 16, |_| ()).expect("the table can be mapped");
         Ok(Self {
             flows: take(map::FLOWS).try_into().expect("a hash map"),
             syns: take(map::SYNS).try_into().expect("a hash map"),

@@ -115,5 +115,9 @@ fn provoke(verdict: Verdict, rig: &mut Rig) -> Run {
             rig.arrives(&syn("203.0.113.99:50000", "192.0.2.1:8443").bytes());
             rig.arrives(&syn("203.0.113.99:50001", "192.0.2.1:8443").bytes())
         }
+        Verdict::DropMoving => {
+            rig.set_state(State::Moving);
+            rig.arrives(&from_client(0, 0, b"x").bytes())
+        }
     }
 }
