@@ -162,6 +162,7 @@ impl Flows {
                     let acked = connection.from_backend.flags & FIRST_FLIGHT_ACKED != 0;
                     // One that still moves has lost its numbers with the table that it came from.
                     if acked && connection.state == State::Armed as u32 {
+                        self.conntrack.forget(&connection);
                         self.slots.set_state(index, State::Spliced);
                         self.adopted.fetch_add(1, Ordering::Relaxed);
                     } else {

@@ -303,7 +303,8 @@ fn full(reason: &str) -> Result<()> {
     let in_kernel = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     relayed(&node, reason, &[talk.finish()?])?;
-    in_kernel.finish().map(drop)
+    in_kernel.finish()?;
+    goes_to_the_kernel_again(&node, &s1, &backend, 1)
 }
 
 fn ports(reason: &str) -> Result<()> {
@@ -314,7 +315,18 @@ fn ports(reason: &str) -> Result<()> {
     let call = || call(&s1.lab.clients[0].ns, s1.public(), &backend);
     let in_kernel = [call()?, call()?];
     relayed(&node, reason, &[call()?.finish()?])?;
-    in_kernel.into_iter().try_for_each(|talk| talk.finish().map(drop))
+    in_kernel.into_iter().try_for_each(|talk| talk.finish().map(drop))?;
+    goes_to_the_kernel_again(&node, &s1, &backend, 2)
+}
+
+/// Once what was taken is free.
+fn goes_to_the_kernel_again(node: &Node, s1: &S1, backend: &TcpListener, before: u64) -> Result<()> {
+    let handed_off = || Ok::<_, anyhow::Error>(node.status()?["connections"]["handed_off_total"].as_u64());
+    let again = || -> Result<bool> {
+        call(&s1.lab.clients[0].ns, s1.public(), backend)?.finish()?;
+        Ok(handed_off()? > Some(before))
+    };
+    wait_until(PATIENCE, "a new connection goes to the kernel", || again().unwrap_or(false))
 }
 
 fn error(reason: &str) -> Result<()> {

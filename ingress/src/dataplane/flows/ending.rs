@@ -24,6 +24,10 @@ impl Flows {
     pub(in crate::dataplane) fn end(&self, index: u32, connection: &Connection, reason: EndReason, state: State) {
         let Some(live) = self.live.lock().remove(&index) else { return };
         self.slots.set_state(index, state);
+        if connection.state == State::Armed as u32 {
+            // It ends before it was spliced.
+            self.conntrack.forget(connection);
+        }
         let rests = connection.from_backend.flags & FIN_FIRST != 0
             && (connection.from_client.flags | connection.from_backend.flags) & RST_SENT == 0;
         let backend = socket_address(&connection.backend);
