@@ -73,6 +73,7 @@ fn status(now: f64, trouble: bool, pools: &[PoolView]) -> Status {
         uptime: 792_000.0 + now,
         node: "proxy-1".into(),
         ready: true,
+        drained: false,
         config: ConfigStatus {
             path: "/etc/ingress/ingress.yaml".into(),
             generation: 7,

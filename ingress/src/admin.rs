@@ -52,7 +52,7 @@ pub trait ListenersView: Send + Sync + 'static {
 /// Says what would change. It may read files; admin makes the call off the async threads.
 pub type Preview = Box<dyn Fn(PreviewQuery) -> Result<Changes, String> + Send + Sync>;
 
-/// Everything that admin reads from, and the two channels that it may write to.
+/// Everything that admin reads from, and the channels that it may write to.
 pub struct Sources {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub metrics: Arc<Metrics>,
@@ -66,6 +66,8 @@ pub struct Sources {
     pub preview: Preview,
     /// Cancelled when the daemon takes no new connections: `/readyz` says so.
     pub draining: CancellationToken,
+    /// An operator's wish that this node takes no new connections. Whoever brings connections here follows it: the listeners do.
+    pub drain: watch::Sender<bool>,
 }
 
 /// One per daemon.

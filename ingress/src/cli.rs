@@ -5,6 +5,7 @@
 
 mod client;
 mod diff;
+mod drain;
 mod flows;
 mod local;
 mod pools;
@@ -75,6 +76,8 @@ enum Verb {
     Diff(diff::DiffArgs),
     /// Load the configuration again; a bad one changes nothing
     Reload,
+    /// Take no new connections, before a reboot; what is open goes on
+    Drain(drain::DrainArgs),
     /// Remove everything that is pinned or attached in the kernel; connections that run there end
     Detach,
     /// Show the version
@@ -120,6 +123,7 @@ pub fn main(starts: Starts) -> ExitCode {
         Verb::Pools => ask(&global).and_then(|daemon| pools::show(&daemon, &global, &mut out)),
         Verb::Routes(args) => ask(&global).and_then(|daemon| routes::show(args, &daemon, &global, &mut out)),
         Verb::Diff(args) => ask(&global).and_then(|daemon| diff::show(args, &daemon, &global, &mut out)),
+        Verb::Drain(args) => ask(&global).and_then(|daemon| drain::run(args, &daemon, &global, &mut out)),
         Verb::Reload => ask(&global).and_then(|daemon| reload(&daemon, &global, &mut out)),
     };
     let flushed = out.flush().map_err(Failure::from);

@@ -28,6 +28,7 @@ use crate::dataplane::Kernel;
 use crate::flow::{FlowCommand, FlowFilter};
 use crate::l4::Plane;
 use crate::l4::ends::Ends;
+use crate::l4::kept::Kept;
 use crate::l4::listener::{ListenerStates, Listeners};
 use crate::l4::log::ConnectionLog;
 use crate::l4::outcome::EndReason;
@@ -70,6 +71,7 @@ pub fn run(config: &Path) -> ExitCode {
 
 fn start(config: &Path) -> Result<(), Failure> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ingress starts");
+    let kept = Kept::claim();
     let metrics = Metrics::new();
     let control = Control::start(config, metrics.clone())?;
     raise_open_files(control.snapshots().borrow().config.limits.max_connections);
@@ -80,13 +82,13 @@ fn start(config: &Path) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Runtime(error.into()))?;
-    let served = runtime.block_on(serve(control, metrics));
+    let served = runtime.block_on(serve(control, metrics, kept));
     runtime.shutdown_timeout(STOP_TIMEOUT);
     served.map_err(Failure::Runtime)
 }
 
 /// Everything that runs, from the first thread to the last.
-async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::Result<()> {
     let (log, log_writer) = ConnectionLog::start(std::io::stderr()).context("starting the log thread")?;
     let mut signals = Signals::new().context("listening for signals")?;
     let snapshots = control.snapshots();
@@ -108,7 +110,8 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     tasks.spawn(reporting("control", control.run(doors, stop.clone())));
 
     let states = ListenerStates::default();
-    let mut listeners = Listeners::new(&mut workers, kernel.clone(), states.clone());
+    let (drain_order, drained) = watch::channel(false);
+    let mut listeners = Listeners::new(&mut workers, kernel.clone(), states.clone(), kept, drained);
     let mut snapshots = snapshots;
     // Nobody is refused for a name that is about to be known.
     let _ = timeout(FIRST_WORDS, snapshots.wait_for(|snapshot| snapshot.awaited.is_empty())).await;
@@ -128,6 +131,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>) -> anyhow::Result<()> {
         reload,
         preview: views::preview(snapshots.clone(), config_state.clone(), provider_states.clone()),
         draining: draining.clone(),
+        drain: drain_order,
     });
     match AdminSocket::bind(&config.admin.socket) {
         Ok(socket) => drop(tasks.spawn(admin.serve(socket, stop.clone()))),

@@ -5,6 +5,7 @@
 
 pub mod client_hello;
 pub mod ends;
+pub mod kept;
 pub mod limits;
 pub mod listener;
 pub mod log;

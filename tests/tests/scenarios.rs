@@ -8,6 +8,7 @@ mod scenarios {
     mod s1_churn;
     mod s1_client_hello;
     mod s1_clients;
+    mod s1_drain;
     mod s1_ends;
     mod s1_forged;
     mod s1_ipv6;
@@ -21,6 +22,7 @@ mod scenarios {
     mod s1_peers;
     mod s1_reasons;
     mod s1_reload;
+    mod s1_restart;
     mod s1_survival;
     mod s1_transfer;
     mod s1_upgrade;

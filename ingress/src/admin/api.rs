@@ -9,6 +9,7 @@
 //! | `POST /v1/routes` with [`RoutesQuery`] | a list of [`RouteView`] |
 //! | `POST /v1/preview` with [`PreviewQuery`] | [`Changes`], or 422 and why not |
 //! | `POST /v1/reload` | [`Reloaded`](super::Reloaded), or 422 and why not |
+//! | `POST /v1/drain` with [`DrainOrder`] | [`Drained`] |
 //! | `GET /v1/config` | the YAML in use |
 //! | `GET /metrics` | as on TCP |
 
@@ -81,6 +82,20 @@ pub struct Killed {
     pub killed: usize,
 }
 
+/// No new connections on this node, or again as ever. A restart ends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainOrder {
+    pub cancel: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drained {
+    pub draining: bool,
+    /// Connections that are open now.
+    pub open: u64,
+}
+
 /// The body of every answer that is not 2xx.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -101,6 +116,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/routes", post(routes))
         .route("/v1/preview", post(preview))
         .route("/v1/reload", post(reload))
+        .route("/v1/drain", post(drain))
         .route("/v1/config", get(config))
         .route("/metrics", get(http::metrics))
         .fallback(|| async { ApiError(StatusCode::NOT_FOUND, "no such endpoint".into()) })
@@ -165,6 +181,16 @@ async fn reload(State(admin): State<Arc<Admin>>) -> Answer<Reloaded> {
     admin.sources.reload.send(ReloadRequest { done }).await.map_err(|_| stopping())?;
     let outcome = outcome.await.map_err(|_| stopping())?;
     outcome.map(Json).map_err(|why| ApiError(StatusCode::UNPROCESSABLE_ENTITY, why))
+}
+
+async fn drain(State(admin): State<Arc<Admin>>, order: Result<Json<DrainOrder>, JsonRejection>) -> Answer<Drained> {
+    let Json(DrainOrder { cancel }) = order?;
+    let draining = !cancel;
+    if admin.sources.drain.send_replace(draining) != draining {
+        tracing::info!(draining, "an operator drains this node, or takes that back");
+    }
+    let open = admin.read(|admin| admin.status().connections.open()).await?;
+    Ok(Json(Drained { draining, open }))
 }
 
 async fn config(State(admin): State<Arc<Admin>>) -> Response {

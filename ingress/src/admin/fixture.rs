@@ -65,6 +65,7 @@ impl Daemon {
             reload: reload_tx,
             preview: Box::new(|_| Ok(crate::control::state::Changes::default())),
             draining: draining.clone(),
+            drain: watch::channel(false).0,
         });
         let dir = tempfile::tempdir().expect("temporary directory");
         let socket = dir.path().join("admin.sock");

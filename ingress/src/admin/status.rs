@@ -23,6 +23,9 @@ pub struct Status {
     /// Host name.
     pub node: String,
     pub ready: bool,
+    /// By `ingress drain`.
+    #[serde(default)]
+    pub drained: bool,
     pub config: ConfigStatus,
     pub providers: Vec<ProviderStatus>,
     pub kernel: KernelStatus,
@@ -114,6 +117,7 @@ impl Admin {
             uptime: self.started.elapsed().as_secs_f64(),
             node: self.node.clone(),
             ready: self.not_ready(&listeners).is_none(),
+            drained: *self.sources.drain.borrow(),
             config: self.config(),
             providers: self.providers(),
             connections: ConnectionSummary::of(listeners.iter().map(|l| &l.counts)),
@@ -134,6 +138,9 @@ impl Admin {
     pub fn not_ready(&self, listeners: &[ListenerStatus]) -> Option<&'static str> {
         if self.sources.draining.is_cancelled() {
             return Some("draining: the daemon takes no new connections");
+        }
+        if *self.sources.drain.borrow() {
+            return Some("draining: an operator wants no new connections (ingress drain)");
         }
         if !listeners.iter().any(ListenerStatus::is_up) {
             return Some("no listener is bound; ingress status says why");
@@ -206,6 +213,11 @@ impl PoolSummary {
 }
 
 impl ConnectionSummary {
+    /// From accept on.
+    pub fn open(&self) -> u64 {
+        self.open_kernel + self.open_relay + self.opening
+    }
+
     fn of<'a>(listeners: impl Iterator<Item = &'a ListenerCounts>) -> Self {
         let mut sum = Self::default();
         for listener in listeners {

@@ -20,9 +20,13 @@ pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Ou
 }
 
 pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    let Status { version, pid, uptime, node, ready, config, providers, kernel, listeners, pools, connections, http } =
-        status;
-    let ready = if *ready { "ready" } else { "not ready" };
+    let Status { version, pid, uptime, node, ready, drained, config, providers, kernel, .. } = status;
+    let Status { listeners, pools, connections, http, .. } = status;
+    let ready = match (ready, drained) {
+        (_, true) => "DRAINING, takes no new connections",
+        (true, false) => "ready",
+        (false, false) => "not ready",
+    };
     writeln!(out, "ingress {version} on {node}: {ready}, up {}, pid {pid}", age(*uptime))?;
     let source = if config.source == "file" { "" } else { "  (last good, from the state directory)" };
     writeln!(out, "config   generation {}, {}{source}", config.generation, config.path)?;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +39,10 @@ pub(super) async fn run(plane: Arc<Plane>, connections: TaskTracker, listen: Lis
         }
     };
     stop.run_until_cancelled(accepting).await;
+    // Closing the socket would reset those whose handshake is done.
+    while let Some(Ok((client, peer))) = socket.accept().now_or_never() {
+        connections.spawn(connection::serve(plane.clone(), entrance.clone(), client, peer));
+    }
 }
 
 /// A connection that was gone before we took it is no news; out of descriptors or memory, trying again at once would

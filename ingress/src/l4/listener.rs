@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::kept::{self, Kept};
 use super::socket::{self, Binding, Paths};
 use super::worker::{Listen, Workers};
 use crate::config::{Config, ListenerProtocol};
@@ -48,6 +49,10 @@ pub struct Listeners {
     states: ListenerStates,
     bound: BTreeMap<Wanted, Bound>,
     degraded: BTreeMap<Wanted, Degraded>,
+    /// Sockets of an earlier daemon, or of a socket unit.
+    kept: Kept,
+    /// An operator wants no new connections on this node (`ingress drain`).
+    drained: watch::Receiver<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,12 +89,18 @@ impl ListenerStates {
 
 impl Listeners {
     /// Takes over what `workers` listen to.
-    pub fn new(workers: &mut Workers, kernel: Kernel, states: ListenerStates) -> Self {
+    pub fn new(
+        workers: &mut Workers,
+        kernel: Kernel,
+        states: ListenerStates,
+        kept: Kept,
+        drained: watch::Receiver<bool>,
+    ) -> Self {
         let workers = std::mem::take(&mut workers.commands);
-        Self { workers, kernel, states, bound: BTreeMap::new(), degraded: BTreeMap::new() }
+        Self { workers, kernel, states, bound: BTreeMap::new(), degraded: BTreeMap::new(), kept, drained }
     }
 
-    /// Follows the snapshots until `stop`; then closes every socket.
+    /// Follows the snapshots until `stop`; then closes every socket, but for what systemd keeps for the next daemon.
     pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, stop: CancellationToken) {
         loop {
             let retry = self.degraded.values().map(|d| d.retry_at).min();
@@ -102,6 +113,10 @@ impl Listeners {
                     let snapshot = snapshots.borrow_and_update().clone();
                     self.follow(&snapshot).await;
                 }
+                Ok(()) = self.drained.changed() => {
+                    let snapshot = snapshots.borrow().clone();
+                    self.follow(&snapshot).await;
+                }
                 // Names resolve late and routes change.
                 () = tokio::time::sleep(SEGMENTS_AGAIN) => {
                     let snapshot = snapshots.borrow().clone();
@@ -110,15 +125,18 @@ impl Listeners {
                 () = wait_until(retry), if retry.is_some() => self.retry().await,
             }
         }
-        self.keep_only(&BTreeSet::new()).await;
+        self.close(&BTreeSet::new(), false).await;
         self.publish();
     }
 
     /// Makes the sockets what `config` says.
     pub async fn follow(&mut self, snapshot: &Snapshot) {
         let wanted = wanted(&snapshot.config);
+        if *self.drained.borrow_and_update() {
+            return self.rest(&wanted).await;
+        }
         // Closed before opened, because an address may have moved from one listener to another.
-        self.keep_only(&wanted).await;
+        self.close(&wanted, true).await;
         // Told before opened: a connection whose SYN the programs have not prepared cannot be handed off.
         self.announce(&wanted);
         for wanted in &wanted {
@@ -129,6 +147,26 @@ impl Listeners {
         self.announce(&wanted);
         self.size_segments(snapshot);
         self.publish();
+        // Providers may yet ask for listeners.
+        if snapshot.awaited.is_empty() {
+            self.kept.drop_unwanted();
+        }
+    }
+
+    /// Nobody can connect until the drain is cancelled.
+    async fn rest(&mut self, wanted: &BTreeSet<Wanted>) {
+        self.close(&BTreeSet::new(), true).await;
+        self.kept.drop_unwanted();
+        self.announce(&BTreeSet::new());
+        let now = Instant::now();
+        let closed = |at: &Wanted| ListenerState {
+            listener: at.listener.to_string(),
+            address: at.binding.address,
+            device: at.binding.device.clone(),
+            error: Some(DRAINED.to_owned()),
+            since: now.into_std(),
+        };
+        *self.states.0.lock() = wanted.iter().map(closed).collect();
     }
 
     /// Keeps the announced MSS within the narrowest path behind each listener.
@@ -162,9 +200,13 @@ impl Listeners {
         self.kernel.listen_on(&addresses);
     }
 
-    async fn keep_only(&mut self, wanted: &BTreeSet<Wanted>) {
+    /// Closes all but `wanted`. `for_good`: nor does systemd keep them, so that clients are refused and do not wait in vain.
+    async fn close(&mut self, wanted: &BTreeSet<Wanted>, for_good: bool) {
         self.degraded.retain(|at, _| wanted.contains(at));
         for (at, bound) in self.bound.extract_if(.., |at, _| !wanted.contains(at)) {
+            if for_good {
+                kept::forget(&at.binding);
+            }
             bound.stop.cancel();
             bound.open.close();
             bound.open.wait().await;
@@ -201,17 +243,29 @@ impl Listeners {
         }
     }
 
-    async fn open(&self, listener: &ListenerName, binding: &Binding) -> io::Result<Bound> {
-        let sockets = socket::listen(binding, self.workers.len())?;
+    async fn open(&mut self, listener: &ListenerName, binding: &Binding) -> io::Result<Bound> {
+        let sockets = self.sockets(binding)?;
         let handles = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
         let address = sockets.first().map_or(Ok(binding.address), |socket| socket.local_addr())?;
         let (stop, open) = (CancellationToken::new(), TaskTracker::new());
-        for (worker, socket) in self.workers.iter().zip(sockets) {
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
             let (listener, stop, open) = (listener.clone(), stop.clone(), open.token());
             let listen = Listen { listener, socket, address, stop, open };
             worker.send(listen).await.map_err(|_| io::Error::other("a worker thread has ended"))?;
         }
         Ok(Bound { sockets: handles, segment: None, address, since: Instant::now(), stop, open })
+    }
+
+    /// One for each worker.
+    fn sockets(&mut self, binding: &Binding) -> io::Result<Vec<TcpListener>> {
+        let inherited = self.kept.take(binding);
+        if !inherited.is_empty() {
+            tracing::info!(address = %binding.address, sockets = inherited.len(), "taken over with all who wait there");
+            return kept::spread(inherited, self.workers.len());
+        }
+        let sockets = socket::listen(binding, self.workers.len())?;
+        kept::keep(binding, &sockets);
+        Ok(sockets)
     }
 
     fn publish(&self) {
@@ -257,6 +311,7 @@ async fn wait_until(at: Option<Instant>) {
     }
 }
 
+const DRAINED: &str = "closed by `ingress drain`; `ingress drain --cancel` opens it again";
 const SEGMENTS_AGAIN: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(5);

@@ -21,6 +21,7 @@ use crate::control::compile;
 use crate::dataplane::Kernel;
 use crate::l4::Plane;
 use crate::l4::ends::Ends;
+use crate::l4::kept::Kept;
 use crate::l4::listener::{ListenerState, ListenerStates, Listeners};
 use crate::l4::log::ConnectionLog as Log;
 use crate::l4::worker::Workers;
@@ -57,7 +58,8 @@ impl Lab {
         let plane = Arc::new(Plane::new(snapshots.subscribe(), kernel, ends));
         let mut workers = Workers::start(&plane, 2).expect("workers");
         let states = ListenerStates::default();
-        let mut listeners = Listeners::new(&mut workers, Kernel::off(vec![]), states.clone());
+        let mut listeners =
+            Listeners::new(&mut workers, Kernel::off(vec![]), states.clone(), Kept::default(), watch::channel(false).1);
         let first = snapshots.borrow().clone();
         listeners.follow(&first).await;
         let stop = CancellationToken::new();
