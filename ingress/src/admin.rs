@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dataplane::view::KernelStatus;
 use crate::flow::{FlowCommand, FlowView};
 use crate::metrics::Metrics;
+use crate::peers::view::PeersStatus;
 use crate::serve::{Bounds, serve};
 use crate::snapshot::Snapshot;
 
@@ -52,6 +53,14 @@ pub trait ListenersView: Send + Sync + 'static {
 /// Says what would change. It may read files; admin makes the call off the async threads.
 pub type Preview = Box<dyn Fn(PreviewQuery) -> Result<Changes, String> + Send + Sync>;
 
+/// The mesh as admin sees it.
+pub struct PeersDoor {
+    /// `None`: there is none.
+    pub status: Box<dyn Fn() -> Option<PeersStatus> + Send + Sync>,
+    /// Shuts a member out, or says why not. It writes files; admin makes the call off the async threads.
+    pub remove: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+}
+
 /// Everything that admin reads from, and the channels that it may write to.
 pub struct Sources {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -64,6 +73,7 @@ pub struct Sources {
     pub commands: mpsc::Sender<FlowCommand>,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub preview: Preview,
+    pub peers: PeersDoor,
     /// Cancelled when the daemon takes no new connections: `/readyz` says so.
     pub draining: CancellationToken,
     /// An operator's wish that this node takes no new connections. Whoever brings connections here follows it: the listeners do.

@@ -8,6 +8,7 @@ mod diff;
 mod drain;
 mod flows;
 mod local;
+mod peer;
 mod pools;
 mod routes;
 mod status;
@@ -74,6 +75,9 @@ enum Verb {
     Routes(routes::RoutesArgs),
     /// Show what would change, and change nothing: the file as it is now, or what a provider would say
     Diff(diff::DiffArgs),
+    /// Join nodes to a mesh: what is registered at one is routed on all
+    #[command(subcommand)]
+    Peer(peer::PeerVerb),
     /// Load the configuration again; a bad one changes nothing
     Reload,
     /// Take no new connections, before a reboot; what is open goes on
@@ -124,6 +128,7 @@ pub fn main(starts: Starts) -> ExitCode {
         Verb::Routes(args) => ask(&global).and_then(|daemon| routes::show(args, &daemon, &global, &mut out)),
         Verb::Diff(args) => ask(&global).and_then(|daemon| diff::show(args, &daemon, &global, &mut out)),
         Verb::Drain(args) => ask(&global).and_then(|daemon| drain::run(args, &daemon, &global, &mut out)),
+        Verb::Peer(verb) => peer::run(verb, &global, &mut out),
         Verb::Reload => ask(&global).and_then(|daemon| reload(&daemon, &global, &mut out)),
     };
     let flushed = out.flush().map_err(Failure::from);

@@ -12,6 +12,7 @@ mod document;
 mod file;
 mod load;
 mod networks;
+mod peers;
 mod problems;
 mod registration;
 mod report;
@@ -34,6 +35,7 @@ pub use self::defaults::STATE_DIR;
 pub use self::document::{decode_yaml, read_yaml};
 pub use self::load::{LoadError, Loaded, load, parse};
 pub use self::networks::Networks;
+pub use self::peers::PeersConfig;
 pub use self::problems::{Place, Problem, Problems, Severity};
 pub use self::registration::{
     ForwardAuthConfig, PassthroughConfig, PathMatch, RegistrationConfig, TemplateConfig, TemplateRoute, TokenConfig,
@@ -50,6 +52,8 @@ pub struct Config {
     pub pools: BTreeMap<PoolName, Arc<PoolConfig>>,
     /// Who else says what is routed where.
     pub providers: BTreeMap<ProviderName, ProviderConfig>,
+    /// `None`: this node stands alone.
+    pub peers: Option<PeersConfig>,
     pub limits: Limits,
     pub admin: AdminConfig,
     pub kernel: KernelConfig,

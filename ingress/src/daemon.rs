@@ -34,6 +34,7 @@ use crate::l4::log::ConnectionLog;
 use crate::l4::outcome::EndReason;
 use crate::l4::worker::Workers;
 use crate::metrics::Metrics;
+use crate::peers::Mesh;
 use crate::snapshot::Snapshot;
 use crate::{health, providers, resolve};
 
@@ -105,7 +106,9 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     let (say, updates) = mpsc::channel(providers::UPDATES);
     let mut tasks = JoinSet::new();
     let (config_state, provider_states) = (control.state(), control.providers());
-    tasks.spawn(providers::run(snapshots.clone(), metrics.clone(), say, stop.clone()));
+    let mesh = Mesh::new(config.peers.clone(), config.state_dir.clone());
+    tasks.spawn(mesh.clone().run(stop.clone()));
+    tasks.spawn(providers::run(snapshots.clone(), metrics.clone(), say, mesh.clone(), stop.clone()));
     let doors = Doors { requests, updates, commands: commands.clone() };
     tasks.spawn(reporting("control", control.run(doors, stop.clone())));
 
@@ -129,6 +132,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
         providers: provider_states.clone(),
         commands: commands.clone(),
         reload,
+        peers: views::peers(mesh),
         preview: views::preview(snapshots.clone(), config_state.clone(), provider_states.clone()),
         draining: draining.clone(),
         drain: drain_order,

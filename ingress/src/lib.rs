@@ -11,6 +11,7 @@ pub mod flow;
 pub mod health;
 pub mod l4;
 pub mod metrics;
+pub mod peers;
 pub mod providers;
 pub mod resolve;
 pub mod route;

@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{ProviderConfig, ProviderSource};
 use crate::metrics::Metrics;
+use crate::peers::Mesh;
 use crate::route::{Contribution, ProviderName, ProviderUpdate};
 use crate::snapshot::Snapshot;
 
@@ -32,6 +33,7 @@ pub async fn run(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
     updates: mpsc::Sender<ProviderUpdate>,
+    mesh: Mesh,
     shutdown: CancellationToken,
 ) {
     let mut running: BTreeMap<ProviderName, (ProviderConfig, AbortOnDropHandle<()>)> = BTreeMap::new();
@@ -47,7 +49,7 @@ pub async fn run(
         for (name, provider) in &config.providers {
             running.entry(name.clone()).or_insert_with(|| {
                 let outlet = Outlet::new(name, provider, &config.state_dir, updates.clone());
-                let task = provide(provider.clone(), outlet, snapshots.clone(), metrics.clone());
+                let task = provide(provider.clone(), outlet, snapshots.clone(), metrics.clone(), mesh.clone());
                 let task = tokio::spawn(task);
                 (provider.clone(), AbortOnDropHandle::new(task))
             });
@@ -64,12 +66,15 @@ async fn provide(
     outlet: Outlet,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
+    mesh: Mesh,
 ) {
     match config.source.clone() {
         ProviderSource::Registry(source) => registry::run(config, source, outlet).await,
         ProviderSource::File(source) => file::run(config, source, outlet).await,
         ProviderSource::HttpPoll(source) => http_poll::run(config, source, outlet).await,
-        ProviderSource::Registration(source) => registration::run(config, source, outlet, snapshots, metrics).await,
+        ProviderSource::Registration(source) => {
+            registration::run(config, source, outlet, snapshots, metrics, mesh).await
+        }
     }
 }
 

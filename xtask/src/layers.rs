@@ -12,8 +12,15 @@ use crate::step;
 /// Pure: no sockets, tasks or clock.
 const MODEL: &[&str] = &["config", "route", "snapshot", "balance", "flow"];
 /// Codecs and plain data inside of modules: pure, so that any module may use them.
-const LEAVES: &[&str] =
-    &["l4::client_hello", "l4::proxy_header", "l4::reader", "l4::outcome", "dataplane::view", "providers::traefik"];
+const LEAVES: &[&str] = &[
+    "l4::client_hello",
+    "l4::proxy_header",
+    "l4::reader",
+    "l4::outcome",
+    "dataplane::view",
+    "peers::view",
+    "providers::traefik",
+];
 /// Where everyone counts.
 const COUNTERS: &str = "metrics";
 
@@ -28,12 +35,12 @@ const TABLE: &[Layer] = &[
     Layer { modules: LEAVES, may: &[MODEL] },
     Layer { modules: &["dataplane", "tls", "health", "vrrp", "resolve"], may: &[MODEL] },
     Layer { modules: &["control"], may: &[MODEL, &["watch"]] },
-    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "serve", "watch"]] },
+    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "peers", "serve", "watch"]] },
     Layer { modules: &["watch", "serve"], may: &[] },
     Layer { modules: &["l7"], may: &[MODEL, &["tls"]] },
     Layer { modules: &["l4"], may: &[MODEL, &["dataplane"]] },
     Layer { modules: &["acme"], may: &[MODEL, &["tls::store", "tls::challenge"]] },
-    Layer { modules: &["peers"], may: &[MODEL, &["tls::store", "dataplane::flows"]] },
+    Layer { modules: &["peers"], may: &[MODEL, &["serve", "tls::store", "dataplane::flows"]] },
     Layer { modules: &[COUNTERS], may: &[MODEL] },
     Layer { modules: &["admin"], may: &[MODEL, &["control::state", "serve"]] },
     Layer { modules: WIRING, may: &[EVERYTHING] },

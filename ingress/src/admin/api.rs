@@ -10,6 +10,7 @@
 //! | `POST /v1/preview` with [`PreviewQuery`] | [`Changes`], or 422 and why not |
 //! | `POST /v1/reload` | [`Reloaded`](super::Reloaded), or 422 and why not |
 //! | `POST /v1/drain` with [`DrainOrder`] | [`Drained`] |
+//! | `POST /v1/peers/remove` with [`PeerName`] | `{}`, or 422 and why not |
 //! | `GET /v1/config` | the YAML in use |
 //! | `GET /metrics` | as on TCP |
 
@@ -96,6 +97,13 @@ pub struct Drained {
     pub open: u64,
 }
 
+/// Who is to leave the mesh.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerName {
+    pub name: String,
+}
+
 /// The body of every answer that is not 2xx.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -117,6 +125,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/preview", post(preview))
         .route("/v1/reload", post(reload))
         .route("/v1/drain", post(drain))
+        .route("/v1/peers/remove", post(remove_peer))
         .route("/v1/config", get(config))
         .route("/metrics", get(http::metrics))
         .fallback(|| async { ApiError(StatusCode::NOT_FOUND, "no such endpoint".into()) })
@@ -191,6 +200,15 @@ async fn drain(State(admin): State<Arc<Admin>>, order: Result<Json<DrainOrder>, 
     }
     let open = admin.read(|admin| admin.status().connections.open()).await?;
     Ok(Json(Drained { draining, open }))
+}
+
+async fn remove_peer(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Json<PeerName>, JsonRejection>,
+) -> Answer<serde_json::Value> {
+    let Json(PeerName { name }) = query?;
+    let removed = tokio::task::spawn_blocking(move || (admin.sources.peers.remove)(&name)).await?;
+    removed.map(|()| Json(serde_json::json!({}))).map_err(|why| ApiError(StatusCode::UNPROCESSABLE_ENTITY, why))
 }
 
 async fn config(State(admin): State<Arc<Admin>>) -> Response {

@@ -64,6 +64,10 @@ impl Daemon {
             commands: commands_tx,
             reload: reload_tx,
             preview: Box::new(|_| Ok(crate::control::state::Changes::default())),
+            peers: crate::admin::PeersDoor {
+                status: Box::new(|| None),
+                remove: Box::new(|_| Err("there is no mesh".into())),
+            },
             draining: draining.clone(),
             drain: watch::channel(false).0,
         });

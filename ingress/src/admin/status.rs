@@ -10,8 +10,9 @@ use super::{Admin, ConfigState, ProviderStatus};
 use crate::balance::{BackendView, PoolView};
 use crate::dataplane::view::KernelStatus;
 use crate::l4::outcome::RelayReason;
-use crate::metrics::scrape::{ListenerGauge, is_up};
+use crate::metrics::scrape::{ListenerGauge, PeerGauge, is_up};
 use crate::metrics::{ListenerCounts, Scrape, process::ProcessUse};
+use crate::peers::view::{PeerStatus, PeersStatus};
 use crate::route::ListenerName;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +29,8 @@ pub struct Status {
     pub drained: bool,
     pub config: ConfigStatus,
     pub providers: Vec<ProviderStatus>,
+    /// `None`: this node stands alone.
+    pub peers: Option<PeersStatus>,
     pub kernel: KernelStatus,
     pub listeners: Vec<ListenerStatus>,
     pub pools: Vec<PoolSummary>,
@@ -120,6 +123,7 @@ impl Admin {
             drained: *self.sources.drain.borrow(),
             config: self.config(),
             providers: self.providers(),
+            peers: (self.sources.peers.status)(),
             connections: ConnectionSummary::of(listeners.iter().map(|l| &l.counts)),
             kernel,
             listeners,
@@ -173,6 +177,7 @@ impl Admin {
             kernel: self.sources.kernel.status(),
             listeners: self.sources.listeners.listeners().iter().map(gauge).collect(),
             providers: self.providers().iter().map(ProviderStatus::gauge).collect(),
+            peers: (self.sources.peers.status)().map(peer_gauges).unwrap_or_default(),
             process: ProcessUse::read(),
             started: self.sources.metrics.started(),
         }
@@ -189,6 +194,17 @@ impl Admin {
             last_error,
         }
     }
+}
+
+fn peer_gauges(peers: PeersStatus) -> Vec<PeerGauge> {
+    let gauge = |PeerStatus { name, connected, waiting, refused, clock_skew, .. }| PeerGauge {
+        name,
+        connected: connected.is_some(),
+        waiting: waiting as u64,
+        refused: refused as u64,
+        clock_skew,
+    };
+    peers.peers.into_iter().map(gauge).collect()
 }
 
 impl ConfigStatus {

@@ -54,6 +54,7 @@ pub(crate) fn snapshot(pools: impl IntoIterator<Item = Pool>) -> Arc<Snapshot> {
         routes: Vec::new(),
         pools: pools.iter().map(|(name, pool)| (name.clone(), pool.config.clone())).collect(),
         providers: BTreeMap::new(),
+        peers: None,
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),

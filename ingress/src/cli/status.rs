@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::client::Client;
+use super::peer;
 use super::text::{Column, Table, age, bytes, count, percent, plural};
 use super::{Global, Outcome, print_json};
 use crate::admin::routing::{ProviderStatus, UnservedItem};
@@ -20,7 +21,7 @@ pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Ou
 }
 
 pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    let Status { version, pid, uptime, node, ready, drained, config, providers, kernel, .. } = status;
+    let Status { version, pid, uptime, node, ready, drained, config, providers, peers, kernel, .. } = status;
     let Status { listeners, pools, connections, http, .. } = status;
     let ready = match (ready, drained) {
         (_, true) => "DRAINING, takes no new connections",
@@ -38,6 +39,9 @@ pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
     }
     write_providers(out, providers)?;
+    if let Some(peers) = peers {
+        peer::write(out, peers)?;
+    }
     write_kernel(out, kernel)?;
     write_connections(out, connections)?;
     write_listeners(out, listeners)?;

@@ -3,6 +3,7 @@
 //! Goes on after a problem, to find all of them; what it returns is of use only if no error was reported.
 
 mod admission;
+mod peers;
 mod pool;
 mod provider;
 mod registration;
@@ -55,6 +56,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         routes,
         pools,
         providers,
+        peers,
         limits,
         admin,
         kernel,
@@ -95,11 +97,13 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
             (name, provider)
         })
         .collect();
+    let peers = peers.and_then(|peers| peers::convert_peers(peers, &mut binds, report));
     let config = Config {
         listeners,
         routes,
         pools,
         providers,
+        peers,
         limits: convert_limits(&limits),
         admin: convert_admin(admin, &mut binds, report),
         kernel,

@@ -40,5 +40,6 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const LAST_GOOD_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 pub(super) const MAX_REGISTRATIONS: u32 = 100_000;
+pub(super) const ACK_TIMEOUT: Duration = Duration::from_millis(200);
 pub(super) const AUTH_PATH: &str = "/";
 pub(super) const ALL_ADDRESSES: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];

@@ -6,6 +6,7 @@
 #[macro_use]
 mod shapes;
 mod admission;
+mod peers;
 mod pool;
 mod provider;
 pub(super) mod registration;
@@ -16,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterface, FileSide, FileXdp};
+pub(super) use self::peers::FilePeers;
 pub(super) use self::pool::{
     FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
     FullProxyProtocol, HandoffBelow, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
@@ -47,6 +49,8 @@ pub(super) struct FileConfig {
     /// Where further routes come from, by the name of the provider. What it says is called `name@provider`.
     #[serde(default)]
     pub(super) providers: BTreeMap<Name, Located<FileProvider>>,
+    /// The other nodes. What is registered at one is routed on all. A change takes a restart.
+    pub(super) peers: Option<Located<FilePeers>>,
     /// Bounds of the whole daemon.
     #[serde(default)]
     pub(super) limits: FileLimits,

@@ -54,6 +54,7 @@ fn between(before: &Config, after: &Config) -> Changes {
         routes: _,
         pools: _,
         providers,
+        peers,
         limits,
         admin,
         kernel,
@@ -64,6 +65,7 @@ fn between(before: &Config, after: &Config) -> Changes {
     } = after;
     let others = [
         ("providers", *providers != before.providers),
+        ("peers", *peers != before.peers),
         ("limits", *limits != before.limits),
         ("admin", *admin != before.admin),
         ("kernel", *kernel != before.kernel),

@@ -7,13 +7,15 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::admin::{
-    ConfigState, ConnectionsView, KernelView, ListenerStatus, ListenersView, Preview, PreviewQuery, ProviderState,
+    ConfigState, ConnectionsView, KernelView, ListenerStatus, ListenersView, PeersDoor, Preview, PreviewQuery,
+    ProviderState,
 };
 use crate::dataplane::{Kernel, KernelStatus};
 use crate::flow::FlowView;
 use crate::l4::listener::{ListenerState, ListenerStates};
 use crate::l4::relays::Relays;
 use crate::metrics::ListenerCounts;
+use crate::peers::Mesh;
 use crate::route::ProviderName;
 use crate::snapshot::Snapshot;
 use crate::{control, providers};
@@ -39,6 +41,11 @@ pub(super) fn preview(
         let path = config.borrow().path.clone();
         control::preview(&path, &current, &states, said)
     })
+}
+
+pub(super) fn peers(mesh: Mesh) -> PeersDoor {
+    let asked = mesh.clone();
+    PeersDoor { status: Box::new(move || asked.status()), remove: Box::new(move |name| mesh.remove(name)) }
 }
 
 impl KernelView for Kernel {

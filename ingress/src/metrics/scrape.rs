@@ -20,6 +20,7 @@ pub struct Scrape {
     pub kernel: KernelStatus,
     pub listeners: Vec<ListenerGauge>,
     pub providers: Vec<ProviderGauge>,
+    pub peers: Vec<PeerGauge>,
     pub process: ProcessUse,
     /// Unix seconds.
     pub started: f64,
@@ -45,12 +46,25 @@ pub struct ProviderGauge {
     pub items: [(&'static str, u64); 4],
 }
 
+#[derive(Clone, Debug)]
+pub struct PeerGauge {
+    pub name: String,
+    pub connected: bool,
+    /// Entries on their way.
+    pub waiting: u64,
+    /// Entries that were not taken for their clock.
+    pub refused: u64,
+    /// Seconds; `None`: not connected.
+    pub clock_skew: Option<f64>,
+}
+
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Out(encoder);
         self.listeners(&mut out)?;
         self.backends(&mut out)?;
         self.providers(&mut out)?;
+        self.peers(&mut out)?;
         self.kernel(&mut out)?;
         self.process(&mut out)
     }
@@ -103,6 +117,18 @@ impl Scrape {
         out.counters("ingress_provider_changes", "Times that it said something new", each(|p| p.changes))?;
         out.counters("ingress_provider_failures", "Attempts that failed", each(|p| p.failures))?;
         out.gauges("ingress_provider_items", "What it names, by what became of it", items)
+    }
+
+    fn peers(&self, out: &mut Out<'_>) -> fmt::Result {
+        let each =
+            |value: fn(&PeerGauge) -> u64| self.peers.iter().map(move |p| ([("peer", p.name.as_str())], value(p)));
+        let skews = self.peers.iter().filter_map(|p| Some(([("peer", p.name.as_str())], p.clock_skew?)));
+        out.gauges("ingress_peer_connected", "1: the link to it is up", each(|p| p.connected.into()))?;
+        let help = "Entries on their way that it has not stored yet";
+        out.gauges("ingress_peer_entries_waiting", help, each(|p| p.waiting))?;
+        let help = "Entries that were not taken because the clocks differ";
+        out.gauges("ingress_peer_entries_refused", help, each(|p| p.refused))?;
+        out.gauges("ingress_peer_clock_skew_seconds", "By which its clock is ahead of this node's", skews)
     }
 
     /// A backend that stands in a pool's `backends` and its `fallback` is one series.

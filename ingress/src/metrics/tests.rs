@@ -95,6 +95,13 @@ fn full_scrape() -> Scrape {
         kernel,
         listeners: vec![listener],
         providers: vec![provider],
+        peers: vec![scrape::PeerGauge {
+            name: "proxy-2".into(),
+            connected: true,
+            waiting: 1,
+            refused: 0,
+            clock_skew: Some(-0.001),
+        }],
         process: ProcessUse::read(),
         started: 1.0,
     }

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{ProviderConfig, RegistrationConfig};
 use crate::metrics::Metrics;
+use crate::peers::Mesh;
 use crate::serve::{Bounds, bind_tcp, serve};
 use crate::snapshot::Snapshot;
 use crate::watch::FileWatch;
@@ -54,11 +55,13 @@ pub(super) async fn run(
     outlet: Outlet,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
+    mesh: Mesh,
 ) {
     let provider = outlet.provider().clone();
     let journal = open(&outlet, &snapshots).await;
     let settings = Settings::new(&config, source.clone());
-    let Ok(mut registrar) = Registrar::start(settings, outlet, snapshots, metrics.clone(), journal).await else {
+    let seat = mesh.open(format!("registrations/{provider}"));
+    let Ok(mut registrar) = Registrar::start(settings, outlet, snapshots, metrics.clone(), journal, seat).await else {
         return;
     };
 
@@ -86,12 +89,14 @@ async fn work(
     let mut watch = FileWatch::start(files.iter().map(AsRef::as_ref));
     let mut orders = Vec::new();
     loop {
-        let expiry = registrar.next_expiry();
+        let (expiry, compare) = (registrar.next_expiry(), registrar.next_compare());
         tokio::select! {
             // Heartbeats that wait are heard before leases are judged.
             biased;
             1.. = waiting.recv_many(&mut orders, ORDERS) => registrar.take(orders.drain(..)).await?,
             () = sleep_until(expiry) => registrar.expire().await?,
+            event = registrar.heard() => registrar.hear(event).await?,
+            () = sleep_until(compare) => registrar.compare().await?,
             () = watch.settled() => {
                 let tokens = read_tokens(source, registrar).await;
                 *api.tokens.write() = tokens;

@@ -150,7 +150,7 @@ fn port(number: u32) -> u16 {
 }
 
 /// Not by this much: private (RFC 1918, RFC 4193), shared (RFC 6598), link-local, loopback or unspecified.
-fn is_public(address: &SocketAddr) -> bool {
+pub(super) fn is_public(address: &SocketAddr) -> bool {
     match address.ip().to_canonical() {
         std::net::IpAddr::V4(ip) => {
             let [a, b, ..] = ip.octets();

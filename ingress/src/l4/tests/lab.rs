@@ -169,6 +169,7 @@ pub(super) fn config(backends: &[SocketAddr]) -> Config {
         routes: vec![Arc::new(route)],
         pools: BTreeMap::from([(pool, Arc::new(self::pool(backends)))]),
         providers: BTreeMap::new(),
+        peers: None,
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::{Kind, Problem};
 use crate::config::TokenConfig;
+use crate::peers::stamp::Stamp;
 use crate::route::SniPattern;
 
 /// One host, as its owner wants it. Also what the journal keeps: a field that is added needs a default.
@@ -25,6 +26,12 @@ pub(super) struct Registration {
     pub(super) ttl: Option<u32>,
     #[serde(flatten)]
     pub(super) shape: Shape,
+    /// Which word about this host is the last. Its node is the one that judges the lease.
+    #[serde(default)]
+    pub(super) stamp: Stamp,
+    /// Unix milliseconds at which this node heard of it.
+    #[serde(default)]
+    pub(super) learned: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +82,13 @@ impl fmt::Debug for Secret {
 
 /// All registrations of one provider. A copy costs a pointer each.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Book(BTreeMap<SniPattern, Arc<Registration>>);
+pub(super) struct Book {
+    live: BTreeMap<SniPattern, Arc<Registration>>,
+    /// Hosts that were removed, so that other nodes hear of it; for a while.
+    buried: BTreeMap<SniPattern, Stamp>,
+    /// Unix milliseconds at which another node was known to have the same book.
+    same: BTreeMap<Arc<str>, u64>,
+}
 
 /// What becomes of a wish to register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -107,15 +120,27 @@ impl Verdict {
 
 impl Book {
     pub(super) fn get(&self, host: &SniPattern) -> Option<&Arc<Registration>> {
-        self.0.get(host)
+        self.live.get(host)
     }
 
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Registration>> {
-        self.0.values()
+        self.live.values()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.live.len()
+    }
+
+    pub(super) fn grave(&self, host: &SniPattern) -> Option<&Stamp> {
+        self.buried.get(host)
+    }
+
+    pub(super) fn graves(&self) -> impl ExactSizeIterator<Item = (&SniPattern, &Stamp)> {
+        self.buried.iter()
+    }
+
+    pub(super) fn same(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, u64)> {
+        self.same.iter().map(|(peer, at)| (peer, *at))
     }
 
     /// Takes `wanted` in, in the place of what its owner registered before.
@@ -123,13 +148,18 @@ impl Book {
     /// # Errors
     /// The host is another's.
     pub(super) fn register(&mut self, wanted: Registration, owners: &Owners<'_>) -> Result<Verdict, Problem> {
-        let Some(before) = self.0.get(&wanted.host) else {
+        let Some(before) = self.live.get(&wanted.host) else {
             self.put(Arc::new(wanted));
             return Ok(Verdict::Created);
         };
         owners.check(before, &wanted.owner)?;
-        let same_words = Registration { registered: before.registered, ..wanted.clone() };
+        let Registration { registered, stamp, learned, .. } = Registration::clone(before);
+        let same_words = Registration { registered, stamp, learned, ..wanted.clone() };
         if **before == same_words {
+            // Whom its owner spoke to last judges its lease.
+            if wanted.ttl.is_some() && wanted.stamp.node != before.stamp.node {
+                self.put(Arc::new(Registration { registered, ..wanted }));
+            }
             return Ok(Verdict::Unchanged);
         }
         self.put(Arc::new(wanted));
@@ -143,19 +173,35 @@ impl Book {
         host: &SniPattern,
         actor: &str,
         owners: &Owners<'_>,
+        stamp: Stamp,
     ) -> Result<Verdict, Problem> {
-        let Some(before) = self.0.get(host) else { return Ok(Verdict::Absent) };
+        let Some(before) = self.live.get(host) else { return Ok(Verdict::Absent) };
         owners.check(before, actor)?;
-        self.0.remove(host);
+        self.bury(host, stamp);
         Ok(Verdict::Removed)
     }
 
     pub(super) fn put(&mut self, registration: Arc<Registration>) {
-        self.0.insert(registration.host.clone(), registration);
+        self.buried.remove(&registration.host);
+        self.live.insert(registration.host.clone(), registration);
     }
 
+    /// Removes it so that other nodes hear of it; where there are none, without a trace.
+    pub(super) fn bury(&mut self, host: &SniPattern, stamp: Stamp) {
+        self.remove(host);
+        if !stamp.node.is_empty() {
+            self.buried.insert(host.clone(), stamp);
+        }
+    }
+
+    /// Removes it without a trace.
     pub(super) fn remove(&mut self, host: &SniPattern) {
-        self.0.remove(host);
+        self.live.remove(host);
+        self.buried.remove(host);
+    }
+
+    pub(super) fn note_same(&mut self, peer: Arc<str>, at: u64) {
+        self.same.insert(peer, at);
     }
 }
 
@@ -197,6 +243,8 @@ pub(super) mod tests {
             host: SniPattern::parse(host).expect("a host"),
             owner: owner.to_owned(),
             registered: 1,
+            stamp: Stamp::default(),
+            learned: 0,
             ttl: None,
             shape: Shape::Simple {
                 backends: vec![Upstream { address: backend.parse().expect("an address"), weight: 1 }],
@@ -226,9 +274,10 @@ pub(super) mod tests {
             assert_eq!((taken.status().as_u16(), taken.field()), (409, Some("host")));
         }
         let host = SniPattern::parse("a.example.com").expect("a host");
-        assert!(book.deregister(&host, "two", &Owners(&tokens())).is_err());
-        assert_eq!(book.deregister(&host, "one", &Owners(&tokens())), Ok(Verdict::Removed));
-        assert_eq!(book.deregister(&host, "two", &Owners(&tokens())), Ok(Verdict::Absent));
+        let mut deregister = |actor| book.deregister(&host, actor, &Owners(&tokens()), Stamp::default());
+        assert!(deregister("two").is_err());
+        assert_eq!(deregister("one"), Ok(Verdict::Removed));
+        assert_eq!(deregister("two"), Ok(Verdict::Absent));
     }
 
     #[test]

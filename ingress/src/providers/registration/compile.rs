@@ -74,7 +74,7 @@ impl Settings {
 
     /// Adds what a judged registration asks for.
     pub(super) fn add(&self, registration: &Registration, to: &mut Contribution) -> Parts {
-        let Registration { host, shape, owner, ttl, registered: _ } = registration;
+        let Registration { host, shape, owner, ttl, registered: _, stamp: _, learned: _ } = registration;
         let name = part_name(host);
         let owner =
             Owner { name: owner.as_str().into(), lease: ttl.map(|seconds| Duration::from_secs(seconds.into())) };

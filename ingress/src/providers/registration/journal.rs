@@ -12,6 +12,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::book::{Book, Registration};
+use crate::peers::stamp::Stamp;
 use crate::route::{ProviderName, SniPattern};
 
 /// One line.
@@ -29,7 +31,18 @@ pub(super) enum Record {
     /// The first line of each file.
     Version(u32),
     Put(Registration),
+    /// Without a trace.
     Remove(String),
+    /// So that other nodes hear of it.
+    Bury {
+        host: String,
+        stamp: Stamp,
+    },
+    /// Another node had the same book then, Unix milliseconds.
+    Same {
+        peer: Arc<str>,
+        at: u64,
+    },
 }
 
 /// The file, open for one writer.
@@ -99,7 +112,7 @@ impl Journal {
     /// # Errors
     /// I/O; the records may or may not be there after the next start.
     pub(super) fn append(&mut self, records: &[Record], after: &Book) -> Result<(), JournalError> {
-        let too_many = self.records + records.len() > COMPACT_ABOVE + after.len() * 2;
+        let too_many = self.records + records.len() > COMPACT_ABOVE + (after.len() + after.graves().len()) * 2;
         // The file is back in its place only if all goes well. One that somebody removed would take records and lose them.
         let is_there = |file: &File| file.metadata().is_ok_and(|file| file.nlink() > 0);
         let Some(mut file) = self.file.take().filter(|file| !too_many && is_there(file)) else {
@@ -118,6 +131,12 @@ impl Journal {
         for registration in book.iter() {
             text.extend(line(&Record::Put(Registration::clone(registration))));
         }
+        for (host, stamp) in book.graves() {
+            text.extend(line(&Record::Bury { host: host.to_string(), stamp: stamp.clone() }));
+        }
+        for (peer, at) in book.same() {
+            text.extend(line(&Record::Same { peer: peer.clone(), at }));
+        }
         // A file that a killed daemon left may have another mode.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", &temporary)(error)),
@@ -133,7 +152,7 @@ impl Journal {
         // The new name is on disk only when the directory is.
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("syncing", directory))?;
-        self.records = book.len();
+        self.records = book.len() + book.graves().len();
         self.reopen()
     }
 
@@ -166,6 +185,12 @@ fn recover(bytes: &[u8]) -> Result<Recovered, u32> {
                             recovered.book.remove(&host);
                         }
                     }
+                    Record::Bury { host, stamp } => {
+                        if let Ok(host) = SniPattern::parse(&host) {
+                            recovered.book.bury(&host, stamp);
+                        }
+                    }
+                    Record::Same { peer, at } => recovered.book.note_same(peer, at),
                 }
                 recovered.records += 1;
                 recovered.good = at;
@@ -214,7 +239,8 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Journa
     move |source| JournalError::Io { action, path: path.to_owned(), source }
 }
 
-const VERSION: u32 = 1;
+/// 2: stamps, and hosts that were removed.
+const VERSION: u32 = 2;
 /// Records beyond twice the live ones.
 const COMPACT_ABOVE: usize = 4096;
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);

@@ -50,7 +50,28 @@ pub(super) struct Changed {
     pub(super) parts: ShownParts,
     pub(super) lease: Option<Lease>,
     /// What other nodes made of it.
-    pub(super) peers: [(); 0],
+    pub(super) peers: Vec<PeerAnswer>,
+}
+
+/// What became of a change at another node.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct PeerAnswer {
+    pub(super) name: Arc<str>,
+    pub(super) state: PeerState,
+    /// Why it is not `stored`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PeerState {
+    /// On its disk, and in force there.
+    Stored,
+    /// On its way.
+    Pending,
+    /// It will hear of it when it is there again.
+    Unreachable,
 }
 
 #[derive(Debug, Serialize)]

@@ -5,10 +5,11 @@
 //! wish -> book (pure) -> journal -> control -> answer; whatever fails, the book says what the journal says.
 
 mod show;
+mod sync;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
 
@@ -21,10 +22,14 @@ use super::problem::{Kind, Problem};
 use super::request::Wish;
 use super::upstreams::Upstreams;
 use crate::metrics::Metrics;
+use crate::peers::Seat;
+use crate::peers::stamp::{Clock, Stamp};
+use crate::peers::sync::Replica;
 use crate::providers::outlet::Outlet;
 use crate::providers::registry::local::LocalAddresses;
 use crate::route::{Contribution, SniPattern};
 use crate::snapshot::Snapshot;
+use sync::{Waiting, unix_ms};
 
 pub(super) struct Registrar {
     settings: Settings,
@@ -34,6 +39,12 @@ pub(super) struct Registrar {
     book: Book,
     contribution: Contribution,
     leases: Leases,
+    clock: Clock,
+    /// What the book says, for comparing it with other nodes'.
+    replica: Replica,
+    seat: Seat,
+    /// Callers that want to know whether a peer has it too.
+    waiting: Waiting,
     /// Away only while it is being written.
     journal: Option<Journal>,
     /// What does not work now, by what it is about.
@@ -60,11 +71,16 @@ impl Registrar {
         outlet: Outlet,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         metrics: Arc<Metrics>,
-        (journal, book): (Journal, Book),
+        (journal, mut book): (Journal, Book),
+        seat: Seat,
     ) -> Result<Self, Stopping> {
-        let mut leases = Leases::default();
-        for registration in book.iter() {
-            leases.set(&registration.host, registration.ttl, now());
+        let clock = Clock::new(seat.mesh().node());
+        // Registered before this node had peers: it is the one that was told.
+        let early: Vec<_> = book.iter().filter(|early| early.stamp.node.is_empty()).cloned().collect();
+        for registration in early {
+            let ms = registration.stamp.ms.max(registration.registered);
+            let stamp = Stamp { ms, count: registration.stamp.count, node: clock.node().clone() };
+            book.put(Arc::new(Registration { stamp, ..Registration::clone(&registration) }));
         }
         let contribution = outlet.contribution();
         let journal = Some(journal);
@@ -75,10 +91,19 @@ impl Registrar {
             metrics,
             book,
             contribution,
-            leases,
+            leases: Leases::default(),
+            clock,
+            replica: Replica::default(),
+            seat,
+            waiting: Waiting::new(),
             journal,
             troubles: BTreeMap::new(),
         };
+        registrar.learn_all();
+        let ours: Vec<_> = registrar.book.iter().filter(|kept| registrar.is_ours(&kept.stamp)).cloned().collect();
+        for registration in ours {
+            registrar.leases.set(&registration.host, registration.ttl, now());
+        }
         registrar.contribution = registrar.compile_all();
         registrar.publish().await?;
         Ok(registrar)
@@ -131,8 +156,12 @@ impl Registrar {
             return Ok(());
         }
         let mut book = self.book.clone();
-        due.iter().for_each(|host| book.remove(host));
-        let records: Vec<_> = due.iter().map(|host| Record::Remove(host.to_string())).collect();
+        for host in &due {
+            // Its end is no later than its beginning: whoever renewed it elsewhere has the last word.
+            let stamp = book.get(host).map(|registration| registration.stamp.clone()).unwrap_or_default();
+            book.bury(host, stamp);
+        }
+        let records: Vec<_> = due.iter().map(|host| removal(&book, host)).collect();
         if self.write(records, &book).await.is_err() {
             // Nothing ends that would come back at the next start.
             due.iter().for_each(|host| self.leases.set(host, Some(RETRY_EXPIRY), now()));
@@ -144,6 +173,7 @@ impl Registrar {
         }
         self.metrics.registrations_expired(self.outlet.provider(), due.len() as u64);
         self.commit(book, &due);
+        self.tell(&due);
         self.publish().await
     }
 
@@ -160,16 +190,22 @@ impl Registrar {
             let (host, verdict) = match what {
                 What::Register(wish) => {
                     let host = wish.host.clone();
-                    (host, self.register(&mut book, wish, &actor, &upstreams))
+                    let stamp = self.clock.tick(unix_ms());
+                    (host, self.register(&mut book, wish, &actor, &upstreams, stamp))
                 }
                 What::Deregister(host) => {
-                    let verdict = book.deregister(&host, &actor, &self.owners());
+                    let stamp = self.clock.tick(unix_ms());
+                    let verdict = book.deregister(&host, &actor, &self.owners(), stamp);
                     (host, verdict)
                 }
-                What::Heartbeat(host) => {
-                    let _ = answer.send(self.heartbeat(&host, &actor));
-                    continue;
-                }
+                What::Heartbeat(host) => match self.heartbeat(&mut book, &host, &actor) {
+                    Ok(true) => (host, Ok(Verdict::Unchanged)),
+                    Ok(false) => {
+                        let _ = answer.send(Ok(Answer::Changed(self.changed(host, Verdict::Unchanged))));
+                        continue;
+                    }
+                    Err(problem) => (host, Err(problem)),
+                },
                 What::List => {
                     let _ = answer.send(Ok(Answer::List(self.list())));
                     continue;
@@ -184,12 +220,8 @@ impl Registrar {
             match verdict {
                 Err(problem) => drop(answer.send(Err(problem))),
                 Ok(verdict) => {
-                    match verdict {
-                        Verdict::Created | Verdict::Replaced => {
-                            records.extend(book.get(&host).map(|kept| Record::Put(Registration::clone(kept))));
-                        }
-                        Verdict::Removed => records.push(Record::Remove(host.to_string())),
-                        Verdict::Unchanged | Verdict::Absent => {}
+                    if book.get(&host) != before.as_ref() {
+                        records.push(record(&book, &host));
                     }
                     touched.insert(host.clone());
                     pending.push(Pending { host, verdict, before, answer });
@@ -212,10 +244,22 @@ impl Registrar {
         }
         let (lost, kept): (Vec<_>, Vec<_>) = pending.into_iter().partition(|pending| self.is_lost(pending));
         self.take_back(lost).await?;
-        for Pending { host, verdict, before: _, answer } in kept {
+        let hosts: Vec<_> = kept.iter().map(|pending| pending.host.clone()).collect();
+        let told = self.tell(&hosts);
+        let deadline = tokio::time::Instant::now() + self.seat.mesh().ack_timeout();
+        for (Pending { host, verdict, before: _, answer }, told) in kept.into_iter().zip(told) {
             let ttl = self.book.get(&host).and_then(|registration| registration.ttl);
             self.leases.set(&host, ttl, now());
-            let _ = answer.send(Ok(self.changed(host, verdict)));
+            let mut changed = self.changed(host, verdict);
+            if told.is_empty() {
+                let _ = answer.send(Ok(Answer::Changed(changed)));
+                continue;
+            }
+            // A slow peer holds up its caller only.
+            tokio::spawn(async move {
+                changed.peers = told.answers(deadline).await;
+                let _ = answer.send(Ok(Answer::Changed(changed)));
+            });
         }
         Ok(())
     }
@@ -226,6 +270,7 @@ impl Registrar {
         Wish { host, ttl, shape }: Wish,
         actor: &str,
         upstreams: &Upstreams,
+        stamp: Stamp,
     ) -> Result<Verdict, Problem> {
         self.settings.judge(&shape, upstreams)?;
         let most = self.settings.api.max_registrations;
@@ -235,20 +280,26 @@ impl Registrar {
                 format!("there are {most} registrations; that is `max_registrations`"),
             ));
         }
-        let registered = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let registered = u64::try_from(registered.as_millis()).unwrap_or(u64::MAX);
-        let owner = actor.to_owned();
-        book.register(Registration { host, owner, registered, ttl, shape }, &self.owners())
+        let (registered, owner) = (unix_ms(), actor.to_owned());
+        let wanted = Registration { host, owner, registered, ttl, shape, stamp, learned: registered };
+        book.register(wanted, &self.owners())
     }
 
-    fn heartbeat(&mut self, host: &SniPattern, actor: &str) -> Result<Answer, Problem> {
+    /// True: it changes the book, because another node judged the lease until now.
+    fn heartbeat(&mut self, book: &mut Book, host: &SniPattern, actor: &str) -> Result<bool, Problem> {
         let Some(registration) = self.book.get(host).cloned() else {
             let detail = format!("{host} is not registered (any more); register it again");
             return Err(Problem::at(Kind::NoSuchRegistration, "host", detail));
         };
         self.owners().check(&registration, actor)?;
+        if registration.ttl.is_some() && !self.is_ours(&registration.stamp) {
+            let time = unix_ms();
+            let stamp = self.clock.tick(time);
+            book.put(Arc::new(Registration { stamp, learned: time, ..Registration::clone(&registration) }));
+            return Ok(true);
+        }
         self.leases.set(host, registration.ttl, now());
-        Ok(self.changed(host.clone(), Verdict::Unchanged))
+        Ok(false)
     }
 
     /// Whether somebody of higher precedence has the name that was asked for.
@@ -276,8 +327,8 @@ impl Registrar {
                     book.put(before);
                 }
                 (Verdict::Created | Verdict::Replaced, None) => {
-                    records.push(Record::Remove(host.to_string()));
-                    book.remove(&host);
+                    book.bury(&host, self.clock.tick(unix_ms()));
+                    records.push(removal(&book, &host));
                 }
             }
             let _ = answer.send(Err(Problem::at(Kind::HostTaken, "host", detail)));
@@ -323,6 +374,8 @@ impl Registrar {
         if !self.contribution.unserved_items().is_empty() {
             // One that is not allowed any more may be among them; that is rare enough to look at all.
             self.contribution = self.compile_all();
+        } else if hosts.iter().any(|host| self.is_foreign(host)) && !self.all_allowed(hosts) {
+            self.contribution = self.compile_all();
         } else {
             for host in hosts.iter().filter(|host| before.get(host) != self.book.get(host)) {
                 if let Some(old) = before.get(host) {
@@ -333,9 +386,24 @@ impl Registrar {
                 }
             }
         }
-        for host in hosts.iter().filter(|host| self.book.get(host).is_none()) {
-            self.leases.forget(host);
+        for host in hosts {
+            let judged_here = self.book.get(host).is_some_and(|registration| self.is_ours(&registration.stamp));
+            if !judged_here {
+                self.leases.forget(host);
+            }
         }
+        self.learn(hosts);
+    }
+
+    /// Whether another node took it in, where other things may be allowed.
+    fn is_foreign(&self, host: &SniPattern) -> bool {
+        self.book.get(host).is_some_and(|registration| !self.is_ours(&registration.stamp))
+    }
+
+    fn all_allowed(&self, hosts: &[SniPattern]) -> bool {
+        let upstreams = self.upstreams();
+        let registrations = hosts.iter().filter_map(|host| self.book.get(host));
+        registrations.into_iter().all(|registration| self.settings.judge(&registration.shape, &upstreams).is_ok())
     }
 
     /// Returns when the contribution holds for new connections.
@@ -361,6 +429,19 @@ impl Registrar {
 
     fn owners(&self) -> Owners<'_> {
         Owners(&self.settings.api.tokens)
+    }
+}
+
+/// What the journal is to say of a host.
+fn record(book: &Book, host: &SniPattern) -> Record {
+    book.get(host).map_or_else(|| removal(book, host), |kept| Record::Put(Registration::clone(kept)))
+}
+
+fn removal(book: &Book, host: &SniPattern) -> Record {
+    let host_text = host.to_string();
+    match book.grave(host) {
+        Some(stamp) => Record::Bury { host: host_text, stamp: stamp.clone() },
+        None => Record::Remove(host_text),
     }
 }
 

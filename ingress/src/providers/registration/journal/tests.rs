@@ -18,13 +18,18 @@ fn apply(book: &mut Book, record: &Record) {
         Record::Version(_) => {}
         Record::Put(registration) => book.put(registration.clone().into()),
         Record::Remove(host) => book.remove(&SniPattern::parse(host).expect("a host")),
+        Record::Bury { host, stamp } => book.bury(&SniPattern::parse(host).expect("a host"), stamp.clone()),
+        Record::Same { peer, at } => book.note_same(peer.clone(), *at),
     }
 }
 
 fn records() -> impl Strategy<Value = Vec<Record>> {
     let put = (0..5usize, 1..9u16).prop_map(|(host, port)| put(host, port));
     let remove = (0..5usize).prop_map(|host| Record::Remove(format!("s{host}.example.com")));
-    prop::collection::vec(prop_oneof![3 => put, 1 => remove], 0..12)
+    let stamp = |ms| Stamp { ms, count: 0, node: "a".into() };
+    let bury = (0..5usize, 1..9u64)
+        .prop_map(move |(host, ms)| Record::Bury { host: format!("s{host}.example.com"), stamp: stamp(ms) });
+    prop::collection::vec(prop_oneof![3 => put, 1 => remove, 1 => bury], 0..12)
 }
 
 /// The file of these records, and for each number of lines its length and what it says.

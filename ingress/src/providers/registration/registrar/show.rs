@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Registrar, now};
 use crate::providers::registration::book::{Registration, Shape, Verdict};
 use crate::providers::registration::compile::{Parts, route_name};
-use crate::providers::registration::order::{Answer, Changed, Lease, List, Listed, ShownParts, Target};
+use crate::providers::registration::order::{Changed, Lease, List, Listed, ShownParts, Target};
 use crate::route::{RouteName, SniPattern};
 
 impl Registrar {
@@ -28,10 +28,10 @@ impl Registrar {
         Some(Lease { ttl, expires_in: left.as_secs() })
     }
 
-    pub(super) fn changed(&self, host: SniPattern, result: Verdict) -> Answer {
+    pub(super) fn changed(&self, host: SniPattern, result: Verdict) -> Changed {
         let registration = self.book.get(&host);
         let nothing = ShownParts { served: 0, needs_http: 0 };
-        Answer::Changed(Changed {
+        Changed {
             result,
             generation: self.generation(),
             parts: registration.map_or(nothing, |registration| {
@@ -39,9 +39,9 @@ impl Registrar {
                 ShownParts { served: routes, needs_http }
             }),
             lease: registration.and_then(|registration| self.lease(registration)),
-            peers: [],
+            peers: Vec::new(),
             host,
-        })
+        }
     }
 
     pub(super) fn list(&self) -> List {
@@ -56,7 +56,7 @@ impl Registrar {
             judged.err().map(|problem| problem.detail().to_owned()).or(first)
         };
         let listed = |registration: &Arc<Registration>| {
-            let Registration { host, owner, registered, ttl: _, shape } = registration.as_ref();
+            let Registration { host, owner, registered, shape, .. } = registration.as_ref();
             let Parts { routes, needs_http } = self.settings.parts(shape);
             let problem = problem(registration);
             Listed {

@@ -56,7 +56,9 @@ impl Desk {
         let (journal, recovered) = Journal::open(state.path(), &name).expect("a journal");
         let settings = Settings::new(&provider, api);
         let journal = (journal, recovered.book);
-        let registrar = Registrar::start(settings, outlet, watched, Metrics::new(), journal).await.expect("started");
+        let seat = crate::peers::Mesh::new(None, state.path().into()).open("registrations/platform".into());
+        let registrar =
+            Registrar::start(settings, outlet, watched, Metrics::new(), journal, seat).await.expect("started");
         Self { registrar, heard, state }
     }
 
