@@ -123,7 +123,7 @@ impl Mesh {
         if let Some(shared) = &self.0 {
             let mut inner = shared.inner.lock();
             inner.streams.insert(stream.clone(), inbox);
-            inner.links.values().for_each(|link| link.close.cancel());
+            inner.links.values().for_each(|link| link.close("its streams have changed"));
         }
         Seat { mesh: self.clone(), stream, events }
     }
@@ -155,7 +155,7 @@ impl Mesh {
             return Err(format!("there is no member {name}; `ingress peer list` shows them"));
         }
         if let Some(link) = shared.inner.lock().links.get(name) {
-            link.close.cancel();
+            link.close(dial::REMOVED);
         }
         Ok(())
     }
@@ -277,7 +277,7 @@ impl Drop for Seat {
             if inner.streams.get(&self.stream).is_some_and(mpsc::Sender::is_closed) {
                 inner.streams.remove(&self.stream);
                 inner.lags.retain(|(stream, _), _| *stream != self.stream);
-                inner.links.values().for_each(|link| link.close.cancel());
+                inner.links.values().for_each(|link| link.close("its streams have changed"));
             }
         }
     }

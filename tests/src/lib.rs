@@ -14,6 +14,7 @@ pub mod fd_store;
 pub mod forge;
 pub mod handmade;
 pub mod lab;
+pub mod mesh;
 pub mod netns;
 pub mod node;
 pub mod payload;

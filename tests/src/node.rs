@@ -276,7 +276,7 @@ impl Node {
         self.dir.path().join("admin.sock")
     }
 
-    fn state_dir(&self) -> PathBuf {
+    pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 

@@ -25,7 +25,6 @@ use crate::serve::bind_tcp;
 /// What every connection needs.
 struct Node {
     shared: Arc<Shared>,
-    identity: Identity,
     connector: TlsConnector,
     acceptor: TlsAcceptor,
     /// One link of each peer at a time.
@@ -80,7 +79,7 @@ async fn prepare(shared: Arc<Shared>) -> Node {
                 shared.inner.lock().trouble = None;
                 tracing::info!(node = %shared.node, fingerprint = identity.fingerprint(), "peers: this node has its identity");
                 let strangers = Arc::new(Semaphore::new(STRANGERS));
-                return Node { shared, identity, connector, acceptor, turns: parking_lot::Mutex::default(), strangers };
+                return Node { shared, connector, acceptor, turns: parking_lot::Mutex::default(), strangers };
             }
             Ok(Err(trouble)) => trouble,
             Err(error) => error.to_string(),
@@ -254,7 +253,7 @@ async fn carry(node: &Node, peer: &Arc<str>, greeted: Greeted<TlsStream<TcpStrea
     let turn = node.turns.lock().entry(peer.clone()).or_default().clone();
     // A peer that comes again has lost the link that we may still believe in.
     if let Some(before) = shared.inner.lock().links.get(peer) {
-        before.close.cancel();
+        before.close("you connected again");
     }
     let _turn = turn.lock().await;
     let link = Arc::new(greeted.link());
@@ -263,7 +262,7 @@ async fn carry(node: &Node, peer: &Arc<str>, greeted: Greeted<TlsStream<TcpStrea
         inner.links.insert(peer.clone(), link.clone());
         if !inner.streams.keys().eq(greeted.ours()) {
             // One came or went since our hello.
-            link.close.cancel();
+            link.close("its streams have changed");
         }
         inner
             .streams
@@ -285,7 +284,7 @@ async fn carry(node: &Node, peer: &Arc<str>, greeted: Greeted<TlsStream<TcpStrea
             Some(members) = said.recv() => {
                 let _ = shared.change(|known| known.merge(members, unix_ms()));
                 if shared.inner.lock().members.get(peer).is_none() {
-                    break Ended::Here("it was removed from the mesh".to_owned());
+                    link.close(REMOVED);
                 }
             }
         }
@@ -306,6 +305,8 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause * u32::from(byte[0]) / 256
 }
 
+/// To a node that is shut out while it is connected.
+pub(super) const REMOVED: &str = "this node was removed from the mesh";
 /// For connecting, or for a handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);

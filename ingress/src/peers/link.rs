@@ -67,7 +67,8 @@ pub(super) enum Ended {
 pub(super) struct Link {
     outbox: Mutex<Outbox>,
     wake: Notify,
-    pub(super) close: CancellationToken,
+    close: CancellationToken,
+    why: Mutex<Option<String>>,
     pub(super) since: Instant,
     /// By which the peer's clock is ahead of ours, milliseconds.
     pub(super) skew: AtomicI64,
@@ -130,6 +131,7 @@ impl<S: AsyncRead + AsyncWrite> Greeted<S> {
             outbox: Mutex::new(Outbox::new(self.ours.len())),
             wake: Notify::new(),
             close: CancellationToken::new(),
+            why: Mutex::default(),
             since: Instant::now(),
             skew: AtomicI64::new(0),
             round_trip: AtomicU64::new(0),
@@ -149,6 +151,16 @@ impl Link {
 
     pub(super) fn has(&self, stream: &str) -> bool {
         self.streams.contains_key(stream)
+    }
+
+    /// Ends it; the peer is told why.
+    pub(super) fn close(&self, why: &str) {
+        self.why.lock().get_or_insert_with(|| why.to_owned());
+        self.close.cancel();
+    }
+
+    fn why(&self) -> String {
+        self.why.lock().clone().unwrap_or_default()
     }
 
     pub(super) fn control(&self, control: &Control) {
@@ -183,7 +195,11 @@ impl Link {
             ended = read(&self, reader, streams, &members) => ended,
             ended = write(&self, writer) => ended,
             () = self.beat() => Ended::Silent,
-            () = self.close.cancelled() => Ended::Here("replaced, or not needed any more".to_owned()),
+            // The writer says so first, if it still can.
+            () = async {
+                self.close.cancelled().await;
+                tokio::time::sleep(FAREWELL).await;
+            } => Ended::Here(self.why()),
         };
         // Nothing of this link may arrive after its end was told.
         pumps.shutdown().await;
@@ -291,8 +307,17 @@ async fn write(link: &Link, mut writer: impl AsyncWrite + Unpin) -> Ended {
                 }
             }
         }
+        if link.close.is_cancelled() {
+            let why = link.why();
+            let _ = write_control(&mut writer, &Control::Bye(why.clone())).await;
+            let _ = writer.shutdown().await;
+            return Ended::Here(why);
+        }
         if bytes.is_empty() {
-            woken.await;
+            tokio::select! {
+                () = woken => {}
+                () = link.close.cancelled() => {}
+            }
             continue;
         }
         let sent = async {
@@ -327,5 +352,7 @@ pub(super) const PROTOCOL: u32 = 1;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Without a word of the peer: it is gone.
 const SILENCE: Duration = Duration::from_secs(4);
+/// For the last word to a peer that may not read any more.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// Bytes of one write; what has priority waits for no more than that.
 const AT_ONCE: usize = 64 * 1024;
