@@ -82,6 +82,7 @@ fn status(now: f64, trouble: bool, pools: &[PoolView]) -> Status {
             last_error: trouble.then(|| refused.into()),
         },
         providers: vec![],
+        peers: None,
         kernel,
         listeners,
         pools: pools.iter().map(summary).collect(),

@@ -53,12 +53,15 @@ pub trait ListenersView: Send + Sync + 'static {
 /// Says what would change. It may read files; admin makes the call off the async threads.
 pub type Preview = Box<dyn Fn(PreviewQuery) -> Result<Changes, String> + Send + Sync>;
 
+/// Takes a member's name.
+pub type RemovePeer = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 /// The mesh as admin sees it.
 pub struct PeersDoor {
     /// `None`: there is none.
     pub status: Box<dyn Fn() -> Option<PeersStatus> + Send + Sync>,
     /// Shuts a member out, or says why not. It writes files; admin makes the call off the async threads.
-    pub remove: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub remove: RemovePeer,
 }
 
 /// Everything that admin reads from, and the channels that it may write to.
