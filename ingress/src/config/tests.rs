@@ -1,6 +1,7 @@
 //! Whole files: what is accepted becomes what, and what is refused is told how.
 
 mod admission;
+mod peers;
 mod reference;
 mod registration;
 

@@ -55,7 +55,7 @@ async fn keep(shared: Arc<Shared>) {
         // The pair has one link: the first by name makes it.
         let wanted: Vec<_> =
             members.others(&own).filter(|peer| own < peer.name).map(|peer| (peer.name.clone(), peer.address)).collect();
-        dialling.retain(|peer, _| wanted.contains(peer));
+        // Those who are not wanted any more rest: to end one by force would leave its link behind.
         for peer in wanted {
             let task = || AbortOnDropHandle::new(tokio::spawn(dial(node.clone(), peer.0.clone(), peer.1)));
             dialling.entry(peer.clone()).or_insert_with(task);
@@ -112,8 +112,17 @@ fn load(shared: &Shared) -> Result<(Identity, TlsConnector, TlsAcceptor), String
 }
 
 async fn dial(node: Arc<Node>, peer: Arc<str>, address: SocketAddr) {
-    let mut pause = SHORTEST_PAUSE;
+    let (mut pause, mut changes) = (SHORTEST_PAUSE, node.shared.changed.subscribe());
+    let is_wanted = || {
+        let inner = node.shared.inner.lock();
+        inner.members.get(&peer).is_some_and(|member| member.address == address)
+    };
     loop {
+        changes.mark_unchanged();
+        if !is_wanted() {
+            let _ = changes.changed().await;
+            continue;
+        }
         let start = Instant::now();
         let ended = match timeout(PATIENCE, connect(&node, &peer, address)).await {
             Err(_) => format!("{address} does not answer"),

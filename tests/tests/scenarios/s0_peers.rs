@@ -1,5 +1,7 @@
 //! Nodes of a mesh: what is registered at one is routed on all, whatever breaks between them.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, Result};
 use ingress_tests::mesh::{BACKEND, MeshLab};
 use ingress_tests::node::Node;
@@ -46,6 +48,15 @@ fn what_is_registered_at_one_node_is_routed_on_all_when_the_call_returns() -> Re
         assert_eq!((gone.status, peers(&gone)), (200, stored(&["a", "c"])), "{gone:?}");
         assert_eq!(lab.wait_until_same()?, []);
     }
+    let (mut calls, mut times) = (a.connect()?, Vec::new());
+    for n in 0..200 {
+        let start = Instant::now();
+        let answer = calls.post("/register", &simple(&format!("h{n}.example.com")))?;
+        assert_eq!((answer.status, peers(&answer)), (200, stored(&["b", "c"])), "{answer:?}");
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    eprintln!("routable on three nodes after {:?} (half), {:?} (99 %)", times[100], times[198]);
     let shown = lab.nodes[0].verb(&["status"])?;
     assert!(shown.contains("this node is a") && shown.contains("10.0.0.3:9877"), "{shown}");
     assert_eq!(lab.nodes[0].metric("ingress_peer_connected", &[])?, 2.0);

@@ -108,7 +108,9 @@ impl Registrar {
                 Event::Message(peer, bytes) => match serde_json::from_slice::<Message<Said>>(&bytes) {
                     Ok(message) => self.replica.receive(&peer, message, &self.book, time),
                     Err(error) => {
-                        tracing::warn!(provider = %self.outlet.provider(), %peer, %error, "a peer's message means nothing");
+                        // Not the error itself: it may quote a secret.
+                        let (column, kind) = (error.column(), error.classify());
+                        tracing::warn!(provider = %self.outlet.provider(), %peer, column, ?kind, "a peer's message means nothing");
                         Vec::new()
                     }
                 },
