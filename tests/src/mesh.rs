@@ -57,7 +57,7 @@ impl MeshLab {
                 ns.name()
             ))?;
             ns.ip_batch(&format!("addr add {address}/24 dev eth0\nlink set eth0 up\n"))?;
-            Ok(Host { ns, address })
+            Ok(Host { ns, address: address.into() })
         };
         let hosts: Vec<_> = (1..).zip(NAMES).take(count).map(|(n, name)| plug(name, n)).collect::<Result<_>>()?;
         let (backend, client) = (plug("backend", 100)?, plug("client", 101)?);
