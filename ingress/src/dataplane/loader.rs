@@ -202,16 +202,23 @@ impl Loaded {
         let mut why = None;
         let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
         if tcx {
-            let attached = hooks.iter().try_for_each(|(name, hook, suffix)| {
-                let pin = self.pin_dir.join(format!("link_{ifindex}_{suffix}"));
-                attach_tcx(classifier(&mut self.bpf, name)?, device, *hook, &pin)
+            let pins = hooks.map(|(_, _, suffix)| self.pin_dir.join(format!("link_{ifindex}_{suffix}")));
+            let new: Vec<_> = pins.iter().filter(|pin| !pin.exists()).collect();
+            let attached = hooks.iter().zip(&pins).try_for_each(|((name, hook, _), pin)| {
+                attach_tcx(classifier(&mut self.bpf, name)?, device, *hook, pin)
             });
             match attached {
                 Ok(()) => {
                     status.attached = "tcx".to_owned();
                     return status;
                 }
-                Err(error) => why = Some(format!("tcx: {error:#}")),
+                Err(error) => {
+                    why = Some(format!("tcx: {error:#}"));
+                    // Half of them is worse than none. What stood there before carries connections and stays.
+                    for pin in new {
+                        let _ = pinned_link::remove(pin);
+                    }
+                }
             }
         } else {
             why.get_or_insert_with(|| "kernel before 6.6 has no tcx".to_owned());
