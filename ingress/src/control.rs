@@ -85,7 +85,9 @@ impl Control {
         metrics.config_reload(last_error.is_none());
         let mut contributions = Contributions::default();
         contributions.follow(&file);
+        let began = Instant::now();
         let snapshot = Snapshot { awaited: contributions.awaited(), ..compile(file.clone(), None) };
+        metrics.publication(began.elapsed());
         metrics.generation(snapshot.generation.0);
         tracing::info!(path = %path.display(), generation = %snapshot.generation, "configuration in use");
         let loaded_at = snapshot.published;
@@ -217,6 +219,7 @@ impl Control {
 
     /// Merges and compiles, and publishes if that is another configuration than the one in use.
     fn publish(&mut self) -> Generation {
+        let began = Instant::now();
         let Merged { config, mut refused } = merge(&self.file, &self.contributions.current());
         let awaited = self.contributions.awaited();
         let current = self.snapshots.borrow().clone();
@@ -231,6 +234,7 @@ impl Control {
         self.cut.extend(self.removals.changed(&current.config.routes, &snapshot.config.routes, clock()));
         let generation = snapshot.generation;
         self.snapshots.send_replace(snapshot);
+        self.metrics.publication(began.elapsed());
         self.metrics.generation(generation.0);
         generation
     }

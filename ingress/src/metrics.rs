@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -64,6 +64,7 @@ struct ConnectionFamilies {
 #[derive(Debug)]
 struct ConfigFamilies {
     generation: Gauge<u64, AtomicU64>,
+    publication: Gauge<f64, AtomicU64>,
     reloads: Counters<1>,
     last_ok: Gauge,
     last_success: Gauge<f64, AtomicU64>,
@@ -113,6 +114,11 @@ impl Metrics {
     /// The generation that was just published.
     pub fn generation(&self, generation: u64) {
         self.config.generation.set(generation);
+    }
+
+    /// What it took to merge, compile and publish it.
+    pub fn publication(&self, took: Duration) {
+        self.config.publication.set(took.as_secs_f64());
     }
 
     /// A call to a registration API was answered. `operation`: one of the API's own words.
@@ -197,15 +203,21 @@ impl ConfigFamilies {
     fn register(registry: &mut Registry) -> Self {
         let families = Self {
             generation: Gauge::default(),
+            publication: Gauge::default(),
             reloads: Family::default(),
             last_ok: Gauge::default(),
             last_success: Gauge::default(),
         };
-        let Self { generation, reloads, last_ok, last_success } = &families;
+        let Self { generation, publication, reloads, last_ok, last_success } = &families;
         for result in ["ok", "error"] {
             drop(reloads.get_or_create(&[("result", result.to_owned())]));
         }
         registry.register("config_generation", "Generation of the configuration in use", generation.clone());
+        registry.register(
+            "config_publication_seconds",
+            "What it took to merge, compile and publish the configuration in use",
+            publication.clone(),
+        );
         registry.register("config_reloads", "Attempts to load the configuration", reloads.clone());
         registry.register("config_last_reload_successful", "1: the last attempt was good", last_ok.clone());
         let help = "When a configuration was last loaded, Unix time";

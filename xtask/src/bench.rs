@@ -4,6 +4,7 @@
 //! docs/benchmarks.md says how to repeat a run and what its figures can and cannot say.
 
 mod case;
+mod control;
 mod cpus;
 mod load;
 mod machine;
@@ -40,6 +41,9 @@ pub(crate) struct Args {
 enum Bench {
     /// TLS passthrough by SNI, beside its peers. Needs root; takes about 12 minutes.
     L4(L4Args),
+    /// Routes: reloads and memory at 1,000 to 100,000 routes, and from a registration to its first connection. Needs root; takes
+    /// some 3 minutes.
+    Control(control::ControlArgs),
     /// Admission: nanoseconds per packet and verdict, and SYNs dropped beside nftables. Needs root; takes a minute.
     Xdp(xdp::XdpArgs),
     #[command(hide = true)]
@@ -81,6 +85,7 @@ struct L4Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.bench {
         Bench::L4(args) => l4(&args),
+        Bench::Control(args) => control::run(&args),
         Bench::Xdp(args) => xdp::run(&args),
         Bench::Client(args) => client::run(args),
         Bench::Backend(args) => backend::run(args),

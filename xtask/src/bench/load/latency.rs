@@ -2,21 +2,21 @@
 
 /// Every sample of a window; a ping-pong of two seconds is some 400,000 of them.
 #[derive(Default)]
-pub(super) struct Samples {
+pub(in crate::bench) struct Samples {
     nanoseconds: Vec<u64>,
 }
 
 impl Samples {
-    pub(super) fn record(&mut self, elapsed: std::time::Duration) {
+    pub(in crate::bench) fn record(&mut self, elapsed: std::time::Duration) {
         self.nanoseconds.push(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::bench) fn len(&self) -> usize {
         self.nanoseconds.len()
     }
 
     /// Microseconds at `quantile` (0 to 1), by nearest rank. `None` without samples.
-    pub(super) fn microseconds(&mut self, quantile: f64) -> Option<f64> {
+    pub(in crate::bench) fn microseconds(&mut self, quantile: f64) -> Option<f64> {
         self.nanoseconds.sort_unstable();
         let rank = (quantile * self.nanoseconds.len() as f64).ceil() as usize;
         let value = self.nanoseconds.get(rank.saturating_sub(1))?;
