@@ -135,7 +135,8 @@ impl Rig {
             let _ = self.listeners.remove(&key);
         }
         self.admit(&AdmissionConfig::default(), 0);
-        self.events();
+        // Packets without a twin have told of themselves alone.
+        while self.events.next().is_some() {}
     }
 
     /// What is judged on [`DEVICE`], of which `bits` are `DEVICE_*`.
