@@ -42,7 +42,7 @@ enum Bench {
     /// TLS passthrough by SNI, beside its peers. Needs root; takes about 12 minutes.
     L4(L4Args),
     /// Routes: reloads and memory at 1,000 to 100,000 routes, and from a registration to its first connection. Needs root; takes
-    /// some 3 minutes.
+    /// half a minute.
     Control(control::ControlArgs),
     /// Admission: nanoseconds per packet and verdict, and SYNs dropped beside nftables. Needs root; takes a minute.
     Xdp(xdp::XdpArgs),
