@@ -12,8 +12,9 @@ readonly SCHEMATHESIS=4.32.5
 readonly LLVM_PREFIX=/usr/lib/llvm-22
 
 base=(ca-certificates curl gcc cmake make iproute2 nginx openssl procps)
-tests=(bpftool chromium ethtool haproxy iperf3 jq nftables nghttp2-client redis-server tcpdump
-  wireguard-go wireguard-tools)
+tests=(binutils bpftool chromium ethtool haproxy iperf3 jq nftables nghttp2-client qemu-system-x86 redis-server tcpdump
+  wireguard-go wireguard-tools xz-utils)
+arm64=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "install-tools: $*"; exit 1; }
@@ -104,11 +105,13 @@ mount_bpffs() {
 case "${1:-}" in
   '') packages=("${base[@]}" "${tests[@]}") ;;
   --demo) packages=("${base[@]}" bpftool nftables) ;;
-  *) die "usage: install-tools.sh [--demo]" ;;
+  --arm64) packages=("${base[@]}" "${tests[@]}" "${arm64[@]}") ;;
+  *) die "usage: install-tools.sh [--demo | --arm64]" ;;
 esac
 
 install_packages "${packages[@]}"
 install_rust
 install_bpf_linker
+if [[ ${1:-} == --arm64 ]]; then rustup target add aarch64-unknown-linux-gnu; fi
 [[ ${1:-} == --demo ]] || install_schemathesis
 mount_bpffs

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::netns::Namespace;
 use crate::payload::{Fingerprint, Fingerprinter};
 use crate::process::Process;
-use crate::wait::wait_for;
+use crate::wait::{here, wait_for};
 
 /// One kind of request: where from, where to, under which name, with which HTTP version.
 #[derive(Clone, Debug)]
@@ -43,7 +43,8 @@ impl Curl {
             SocketAddr::V4(four) => four.ip().to_string(),
             SocketAddr::V6(six) => format!("[{}]", six.ip()),
         };
-        let args = ["--silent", "--show-error", "--max-time", "60", "--noproxy", "*", "--cacert"];
+        let limit = here(Duration::from_secs(60)).as_secs().to_string();
+        let args = ["--silent", "--show-error", "--max-time", &limit, "--noproxy", "*", "--cacert"];
         let mut args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         args.extend([ca.display().to_string(), "--resolve".into(), format!("{name}:{port}:{ip}")]);
         args.extend(["--write-out".into(), "%{stderr}%{json}".into()]);

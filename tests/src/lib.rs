@@ -12,6 +12,7 @@ pub mod counters;
 pub mod distance;
 pub mod fd_store;
 pub mod forge;
+pub mod guest;
 pub mod handmade;
 pub mod lab;
 pub mod mesh;

@@ -16,7 +16,7 @@ use crate::bpffs;
 use crate::fd_store::FdStore;
 use crate::netns::Namespace;
 use crate::process::Process;
-use crate::wait::{PATIENCE, wait_for};
+use crate::wait::{PATIENCE, here, wait_for};
 use crate::yaml::to_yaml;
 
 /// A running (or killed) daemon. Dropping it stops the daemon and removes everything that it pinned.
@@ -353,7 +353,7 @@ impl Log {
     }
 
     fn wait_for(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + here(PATIENCE);
         let mut seen = 0;
         let mut lines = self.locked();
         loop {
@@ -364,7 +364,7 @@ impl Log {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 drop(lines);
-                bail!("no log line in {PATIENCE:?}: {what}\n{}", self.tail());
+                bail!("no log line in {:?}: {what}\n{}", here(PATIENCE), self.tail());
             }
             lines = self.grown.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
         }

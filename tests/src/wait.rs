@@ -1,5 +1,6 @@
 //! Waiting for a condition with a deadline: the only place where the lab sleeps.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -10,6 +11,25 @@ const POLL: Duration = Duration::from_millis(10);
 /// Long enough for a slow, shared machine; a healthy run never gets near it.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How many times longer everything takes here, a whole number: for machines that are emulated.
+pub const SLOWNESS: &str = "INGRESS_SLOWNESS";
+
+/// A deadline as it is meant on this machine.
+pub fn here(deadline: Duration) -> Duration {
+    deadline * slowness()
+}
+
+/// What this machine moves in the time in which others move `bytes`.
+pub fn amount_here(bytes: u64) -> u64 {
+    bytes / u64::from(slowness())
+}
+
+fn slowness() -> u32 {
+    static FACTOR: LazyLock<u32> =
+        LazyLock::new(|| std::env::var(SLOWNESS).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1).max(1));
+    *FACTOR
+}
+
 /// Polls until `condition` holds. The error names `what` and the deadline.
 pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     wait_for(deadline, what, || condition().then_some(()))
@@ -17,6 +37,7 @@ pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() ->
 
 /// Polls until `probe` has an answer, and returns it.
 pub fn wait_for<T>(deadline: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
+    let deadline = here(deadline);
     let started = Instant::now();
     loop {
         if let Some(answer) = probe() {

@@ -1,5 +1,7 @@
 //! Builds the kernel object with the very command that the daemon's build script runs.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 
 use crate::step;
@@ -27,8 +29,13 @@ pub(crate) fn run() -> Result<()> {
     }
     ensure!(ingress_tests::skip::find_program("bpf-linker").is_some(), "{NO_LINKER}");
     step::run("kernel programs", &mut command)?;
-    eprintln!("built {}", step::root().join("target/ebpf/bpfel-unknown-none/release/ingress-bpf").display());
+    eprintln!("built {}", object().display());
     Ok(())
+}
+
+/// What [`run`] builds.
+pub(crate) fn object() -> PathBuf {
+    step::root().join("target/ebpf/bpfel-unknown-none/release/ingress-bpf")
 }
 
 const HOST_ONLY: [&str; 6] =

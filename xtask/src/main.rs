@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything that is done to this repository, as one program.
 
+mod arm64;
 mod bench;
 mod build_ebpf;
 mod docs;
@@ -7,6 +8,7 @@ mod fuzz;
 mod layers;
 mod step;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -1,17 +1,19 @@
 //! `cargo xtask test`: what must hold before anything is merged, in the order of what fails fastest.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ingress_tests::skip::{NO_SKIP, SKIP_FILE};
 
-use crate::{docs, layers, step};
+use crate::{arm64, docs, layers, step, vm};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only the tests whose names contain this, without the static checks.
+    /// Run only the tests whose names contain this, without the static checks. `vm`: on Debian's kernels,
+    /// under QEMU. `arm64`: the daemon for that processor.
     filter: Option<String>,
     /// Count a test that lacks something on this host as failed.
     #[arg(long)]
@@ -22,26 +24,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let skips = tempfile::NamedTempFile::new().context("making the list of skips")?;
     let mut suite =
         Suite { filter: args.filter.as_deref(), no_skip: args.no_skip, skips: skips.path(), sum: Sum::default() };
-    if args.filter.is_none() {
-        suite.note("formatting", step::run("formatting", &mut step::cargo(&["fmt", "--all", "--check"])));
-        suite.note("layers", layers::run());
-        suite.note("links", docs::check_links());
-        let lint = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-        suite.note("lints", step::run("lints", &mut step::cargo(&lint)));
+    match suite.filter {
+        Some(VIRTUAL) => suite.machines(&[vm::OLDEST, vm::NEWER])?,
+        Some(ARM64) => suite.arm64()?,
+        Some(_) => suite.tests()?,
+        None => {
+            suite.checks();
+            suite.tests()?;
+            suite.machines(&[vm::OLDEST.in_short()])?;
+        }
     }
-    // Always the whole workspace: another selection would choose other features and compile most dependencies again. The
-    // scenarios run the binary that this builds.
-    step::run("daemon and tests", &mut step::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
-    if args.filter.as_deref().is_none_or(|filter| filter.contains(UPGRADE) || UPGRADE_SCENARIOS.contains(filter)) {
-        step::run("daemon of another layout", &mut step::cargo(&LAYOUT_PROBE))?;
-    }
-    suite.test("unit tests", &["--workspace", "--lib", "--bins"], &[])?;
-    suite.test(
-        "integration tests and scenarios",
-        &["--workspace", "--test", "*"],
-        &["--test-threads", SCENARIO_THREADS],
-    )?;
-    suite.test("documentation tests", &["--workspace", "--doc"], &[])?;
 
     let Sum { passed, failed, ignored, broken } = suite.sum;
     let skipped = std::fs::read_to_string(skips.path()).context("reading the list of skips")?;
@@ -72,15 +64,76 @@ struct Suite<'a> {
     sum: Sum,
 }
 
+/// Results of tests, added up.
 #[derive(Default)]
-struct Sum {
-    passed: usize,
-    failed: usize,
+pub(crate) struct Sum {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
     ignored: usize,
     broken: Vec<String>,
 }
 
 impl Suite<'_> {
+    fn checks(&mut self) {
+        self.note("formatting", step::run("formatting", &mut step::cargo(&["fmt", "--all", "--check"])));
+        self.note("layers", layers::run());
+        self.note("links", docs::check_links());
+        let lint = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+        self.note("lints", step::run("lints", &mut step::cargo(&lint)));
+    }
+
+    fn tests(&mut self) -> Result<()> {
+        // Always the whole workspace: another selection would choose other features and compile most dependencies again. The
+        // scenarios run the binary that this builds.
+        step::run("daemon and tests", &mut step::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+        if self.filter.is_none_or(|filter| filter.contains(UPGRADE) || UPGRADE_SCENARIOS.contains(filter)) {
+            step::run("daemon of another layout", &mut step::cargo(&LAYOUT_PROBE))?;
+        }
+        self.test("unit tests", &["--workspace", "--lib", "--bins"], &[])?;
+        self.test(
+            "integration tests and scenarios",
+            &["--workspace", "--test", "*"],
+            &["--test-threads", SCENARIO_THREADS],
+        )?;
+        self.test("documentation tests", &["--workspace", "--doc"], &[])
+    }
+
+    fn machines(&mut self, guests: &[vm::Guest]) -> Result<()> {
+        for guest in guests {
+            match vm::run(guest) {
+                Ok(vm::Outcome::Ran(sum)) => self.sum.passed += sum.passed,
+                Ok(vm::Outcome::Skipped(reason)) => self.skip(&format!("Linux {}", guest.name), &reason)?,
+                Err(e) => {
+                    self.sum.failed += 1;
+                    self.note(&format!("Linux {}", guest.name), Err(e));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn arm64(&mut self) -> Result<()> {
+        if let Some(reason) = arm64::missing() {
+            return self.skip("arm64", &reason);
+        }
+        let outcome = arm64::run();
+        *(if outcome.is_ok() { &mut self.sum.passed } else { &mut self.sum.failed }) += 1;
+        self.note("arm64", outcome);
+        Ok(())
+    }
+
+    /// As a scenario that is skipped: it counts as passed, and the list says that it was not.
+    fn skip(&mut self, what: &str, reason: &str) -> Result<()> {
+        if self.no_skip {
+            self.sum.failed += 1;
+            self.note(what, Err(anyhow!("{what} may not be skipped here: {reason}")));
+            return Ok(());
+        }
+        self.sum.passed += 1;
+        let mut list = OpenOptions::new().append(true).open(self.skips).context("opening the list of skips")?;
+        writeln!(list, "{what}: {reason}").context("writing to the list of skips")
+    }
+
     /// A check that failed does not keep the others from running.
     fn note(&mut self, what: &str, outcome: Result<()>) {
         if let Err(e) = outcome {
@@ -121,7 +174,7 @@ impl Suite<'_> {
 
 impl Sum {
     /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; ...`; other lines count nothing.
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some((_, counts)) = line.split_once("test result:") else { return };
         let mut previous = 0;
         for word in counts.split([' ', '.', ';']) {
@@ -148,6 +201,9 @@ const LAYOUT_PROBE: [&str; 6] = [
     "--test=scenarios",
 ];
 
+/// Words that are no filters.
+const VIRTUAL: &str = "vm";
+const ARM64: &str = "arm64";
 /// Scenarios wait more than they compute, yet each holds several servers.
 const SCENARIO_THREADS: &str = "2";
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use ingress_tests::lab::LabOptions;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
-use ingress_tests::wait::PATIENCE;
+use ingress_tests::wait::{PATIENCE, amount_here};
 use ingress_tests::wire::{Ending, client_hello, ending, proxy_v2, read_exactly};
 
 #[test]
@@ -15,20 +15,20 @@ fn download_completes_although_the_daemon_is_killed_in_its_middle() -> Result<()
     require!("nginx", "curl");
     let s1 = S1::start()?;
     let mut node = s1.node()?;
-    let sent = s1.backends[0].publish("big", 96 << 20)?;
+    let sent = s1.backends[0].publish("big", amount_here(96 << 20))?;
 
     // One stands still at the moment of the kill, the other runs.
     let held = s1.curl("fiscalismia.com").download("/files/big")?;
-    held.wait_for_bytes(1 << 20, PATIENCE)?;
+    held.wait_for_bytes(amount_here(1 << 20), PATIENCE)?;
     held.hold();
-    let running = s1.curl("fiscalismia.com").limit_rate(24 << 20).download("/files/big")?;
-    running.wait_for_bytes(1 << 20, PATIENCE)?;
+    let running = s1.curl("fiscalismia.com").limit_rate(amount_here(24 << 20)).download("/files/big")?;
+    running.wait_for_bytes(amount_here(1 << 20), PATIENCE)?;
     node.all_in_kernel()?;
 
     node.kill9()?;
     let at_the_kill = running.received();
     assert!(at_the_kill < sent.bytes, "the download was over before the kill");
-    running.wait_for_bytes(at_the_kill + (8 << 20), PATIENCE)?;
+    running.wait_for_bytes(at_the_kill + amount_here(8 << 20), PATIENCE)?;
     assert_eq!(held.finish(Duration::from_secs(60))?, sent);
     assert_eq!(running.finish(Duration::from_secs(60))?, sent);
     assert!(s1.curl("fiscalismia.com").get("/whoami").is_err(), "nobody accepts new connections now");

@@ -1,0 +1,104 @@
+//! `cargo xtask test vm`: the kernel path on the kernels that Debian ships. Each boots under QEMU and runs the program tests
+//! and the very scenarios that run on this host, with the daemon and the peers that were built and installed here.
+
+mod archive;
+mod built;
+mod machine;
+mod modules;
+mod package;
+mod ramdisk;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ingress_tests::skip::find_program;
+
+use crate::step;
+use crate::test::Sum;
+use built::Built;
+use package::Kernel;
+
+/// A kernel to test on.
+#[derive(Clone, Copy)]
+pub(crate) struct Guest {
+    /// How it is called here.
+    pub(crate) name: &'static str,
+    /// Debian's suite that has it.
+    suite: &'static str,
+    /// By their full names.
+    scenarios: &'static [&'static str],
+}
+
+/// The oldest kernel that is promised: clsact instead of TCX, and the strictest verifier.
+pub(crate) const OLDEST: Guest = Guest { name: "6.1", suite: "bookworm", scenarios: &SCENARIOS };
+/// What Debian 13 has.
+pub(crate) const NEWER: Guest = Guest { name: "6.12", suite: "bookworm-backports", ..OLDEST };
+
+impl Guest {
+    /// With what takes two minutes only.
+    pub(crate) const fn in_short(self) -> Self {
+        Self { scenarios: SCENARIOS.split_at(SHORT).0, ..self }
+    }
+}
+
+/// Load and attach, splice with hashes, kill -9, adoption, detach, admission by XDP and by tc; then the longer ones.
+const SCENARIOS: [&str; 6] = [
+    "scenarios::s1_survival::download_completes_although_the_daemon_is_killed_in_its_middle",
+    "scenarios::s1_survival::restarted_daemon_adopts_the_connections_of_its_predecessor",
+    "scenarios::s1_survival::detach_leaves_nothing_behind",
+    "scenarios::s1_admission::one_source_that_connects_too_fast_does_not_keep_others_out",
+    "scenarios::s1_passthrough::each_name_reaches_its_backend_which_sees_the_client",
+    "scenarios::s1_admission::private_port_is_out_of_reach_from_the_public_side_on_every_rung",
+];
+const SHORT: usize = 4;
+/// Far more than a healthy run takes.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+const PROGRAM_TESTS: &str = "dataplane::program_tests::";
+
+/// What came of a guest.
+pub(crate) enum Outcome {
+    Ran(Sum),
+    /// The host lacks something, which is this.
+    Skipped(String),
+}
+
+/// Boots the guest and runs its tests; an error if they fail.
+pub(crate) fn run(guest: &Guest) -> Result<Outcome> {
+    step::announce(&format!("Linux {}, under QEMU", guest.name));
+    let needed = ramdisk::PEERS.iter().chain(&TOOLS);
+    let absent: Vec<&str> = needed.copied().filter(|program| find_program(program).is_none()).collect();
+    if !absent.is_empty() {
+        return Ok(Outcome::Skipped(format!("not installed: {} (scripts/install-tools.sh)", absent.join(", "))));
+    }
+    let kernel = match Kernel::fetch(guest.suite, &directory()?.join(format!("linux-{}", guest.name))) {
+        Ok(kernel) => kernel,
+        Err(e) => return Ok(Outcome::Skipped(format!("Debian's kernel of {} cannot be had: {e:#}", guest.suite))),
+    };
+    let built = Built::build()?;
+    let started = Instant::now();
+    let file = tempfile::NamedTempFile::new_in(directory()?).context("making a place for the ramdisk")?;
+    ramdisk::write(file.path(), &kernel.modules(), &built, PROGRAM_TESTS, guest.scenarios)
+        .with_context(|| format!("packing the ramdisk of {}", kernel.release))?;
+
+    let mut sum = Sum::default();
+    let ended = machine::run(&kernel.image(), file.path(), LIMIT, |line| {
+        eprintln!("{} {:>4} s: {line}", guest.name, started.elapsed().as_secs());
+        sum.add(line);
+    });
+    ended.with_context(|| format!("on Linux {}", kernel.release))?;
+    // A scenario that was renamed would be passed over silently.
+    let expected = guest.scenarios.len();
+    ensure!(sum.passed > expected && sum.failed == 0, "on Linux {}: {} tests passed", kernel.release, sum.passed);
+    eprintln!("Linux {}: {} passed in {} s", kernel.release, sum.passed, started.elapsed().as_secs());
+    Ok(Outcome::Ran(sum))
+}
+
+/// Where kernels stay, so that each is fetched once. Removing it fetches newer ones.
+fn directory() -> Result<PathBuf> {
+    let directory = step::root().join("target/vm");
+    std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    Ok(directory)
+}
+
+const TOOLS: [&str; 7] = [machine::QEMU, "apt-get", "apt-cache", "dpkg-deb", "ldd", "strip", "xz"];
