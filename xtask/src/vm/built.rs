@@ -1,7 +1,7 @@
 //! Where cargo put what it built.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -42,5 +42,17 @@ impl Built {
             programs: find("lib", "ingress", true)?,
             scenarios: find("test", "scenarios", true)?,
         })
+    }
+
+    /// A scenario that was renamed would be passed over in silence.
+    pub(super) fn has(&self, scenarios: &[&str]) -> Result<()> {
+        let output = Command::new(&self.scenarios).args(["--list", "--format", "terse"]).output();
+        let list = output.context("listing the scenarios")?.stdout;
+        let list = String::from_utf8_lossy(&list).into_owned();
+        let known: Vec<&str> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+        for scenario in scenarios {
+            ensure!(known.contains(scenario), "there is no scenario {scenario}: xtask/src/vm.rs names it");
+        }
+        Ok(())
     }
 }
