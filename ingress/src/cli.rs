@@ -1,5 +1,5 @@
-//! The command line: what an operator types. Every verb but `run`, `check` and `detach` is a question to the running daemon,
-//! asked over its Unix socket.
+//! The command line: what an operator types. Every verb but `run`, `check`, `import` and `detach` is a question to the
+//! running daemon, asked over its Unix socket.
 //!
 //! Exit codes: 0 fine, 1 it failed while running, 2 the configuration or the command line is wrong.
 
@@ -7,6 +7,7 @@ mod client;
 mod diff;
 mod drain;
 mod flows;
+mod import;
 mod local;
 mod peer;
 mod pools;
@@ -78,6 +79,8 @@ enum Verb {
     /// Join nodes to a mesh: what is registered at one is routed on all
     #[command(subcommand)]
     Peer(peer::PeerVerb),
+    /// Print another proxy's configuration as one of ours, and name what could not be carried over
+    Import(import::ImportArgs),
     /// Load the configuration again; a bad one changes nothing
     Reload,
     /// Take no new connections, before a reboot; what is open goes on
@@ -129,6 +132,7 @@ pub fn main(starts: Starts) -> ExitCode {
         Verb::Diff(args) => ask(&global).and_then(|daemon| diff::show(args, &daemon, &global, &mut out)),
         Verb::Drain(args) => ask(&global).and_then(|daemon| drain::run(args, &daemon, &global, &mut out)),
         Verb::Peer(verb) => peer::run(verb, &global, &mut out),
+        Verb::Import(args) => import::run(args, &global, &mut out),
         Verb::Reload => ask(&global).and_then(|daemon| reload(&daemon, &global, &mut out)),
     };
     let flushed = out.flush().map_err(Failure::from);

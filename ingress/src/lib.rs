@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod flow;
 pub mod health;
+pub mod import;
 pub mod l4;
 pub mod metrics;
 pub mod peers;

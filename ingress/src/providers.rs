@@ -5,7 +5,7 @@
 //! [`Contribution`] of it, and its [`Outlet`] carries that to control. A new provider is one
 //! file here and one variant of [`ProviderSource`].
 
-mod file;
+pub mod file;
 mod http_poll;
 pub mod outlet;
 mod registration;

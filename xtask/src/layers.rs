@@ -36,6 +36,7 @@ const TABLE: &[Layer] = &[
     Layer { modules: &["dataplane", "tls", "health", "vrrp", "resolve"], may: &[MODEL] },
     Layer { modules: &["control"], may: &[MODEL, &["watch"]] },
     Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "peers", "serve", "watch"]] },
+    Layer { modules: &["import"], may: &[MODEL] },
     Layer { modules: &["watch", "serve"], may: &[] },
     Layer { modules: &["l7"], may: &[MODEL, &["tls"]] },
     Layer { modules: &["l4"], may: &[MODEL, &["dataplane"]] },

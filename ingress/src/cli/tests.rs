@@ -269,3 +269,31 @@ not served: tcp router x: no
 ";
     assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
 }
+
+#[test]
+fn import_prints_a_configuration_and_says_whether_it_is_one() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("haproxy.cfg");
+    let import = |text: &str, output| {
+        std::fs::write(&file, text).expect("write");
+        let words = ["ingress", "import", "haproxy", file.to_str().expect("plain name")];
+        let Verb::Import(args) = Cli::try_parse_from(words).expect("a command line").verb else { panic!("not import") };
+        let mut out = Vec::new();
+        let global = global(Path::new("/nonexistent/admin.sock"), output);
+        (import::run(args, &global, &mut out), String::from_utf8(out).expect("UTF-8"))
+    };
+    let good = "listen a\n bind :443\n server s 10.0.0.1:443\n odd\n";
+    let (outcome, text) = import(good, Output::Json);
+    assert!(outcome.is_ok(), "{outcome:?}");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert!(json["config"].as_str().is_some_and(|config| config.contains("protocol: tcp")), "{json}");
+    assert_eq!(json["left_out"][0]["place"], format!("{}:4", file.display()), "{json}");
+
+    let (outcome, text) = import("frontend a\n bind :80\n mode http\n", Output::Text);
+    assert!(matches!(outcome, Err(Failure::Runtime(_))), "{outcome:?}");
+    assert!(text.contains("needs HTTP"), "{text}");
+
+    let (outcome, text) = import("frontend 'a\n", Output::Text);
+    assert!(matches!(outcome, Err(Failure::Config(why)) if why.contains("haproxy.cfg:1: a quote")));
+    assert!(text.is_empty(), "{text}");
+}

@@ -102,8 +102,11 @@ fn text(file: &Path) -> Result<String, String> {
     std::fs::read_to_string(file).map_err(|error| format!("reading {}: {error}", file.display()))
 }
 
-/// In the order of their names.
-fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
+/// The file itself, or those of a directory in the order of their names.
+///
+/// # Errors
+/// The directory cannot be listed, or has none.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

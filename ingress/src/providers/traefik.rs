@@ -9,7 +9,7 @@ mod rule;
 mod service;
 mod sni;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -93,6 +93,11 @@ impl Document {
             into.add(protocol, &kind, &mut self.twice);
         }
         Ok(())
+    }
+
+    /// Entry points whose TCP routers look at server names.
+    pub fn entry_points_by_name(&self) -> BTreeSet<String> {
+        self.tcp.routers.values().flat_map(router::entry_points_by_name).collect()
     }
 
     /// Fills `contribution` with all that can be served or kept, and the reasons for the rest.

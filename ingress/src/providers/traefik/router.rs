@@ -100,6 +100,14 @@ pub(super) fn tcp(
     }
 }
 
+/// Those of a router for server names; none of any other.
+pub(super) fn entry_points_by_name(router: &Value) -> Vec<String> {
+    match serde_json::from_value(router.clone()) {
+        Ok(Router { tls: Some(_), entry_points, .. }) => entry_points,
+        Ok(Router { tls: None, .. }) | Err(_) => Vec::new(),
+    }
+}
+
 /// Where a route for server names holds. Entry points that were never mapped are all listeners.
 fn listeners(entry_points: &[String], settings: &Settings) -> Result<Vec<ListenerName>, String> {
     if settings.entry_points.is_empty() {
