@@ -7,6 +7,7 @@ mod changes;
 mod compile;
 mod contributions;
 pub mod last_good;
+mod memory;
 pub mod merge;
 mod removal;
 pub mod state;
@@ -164,7 +165,11 @@ impl Control {
         let result = config::load(&self.path).map_err(|error| error.to_string());
         self.metrics.config_reload(result.is_ok());
         match result {
-            Ok(loaded) => Ok(self.accept(loaded)),
+            Ok(loaded) => {
+                let reloaded = self.accept(loaded);
+                memory::give_back();
+                Ok(reloaded)
+            }
             Err(problems) => {
                 self.refuse(&problems);
                 Err(problems)

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use ingress_tests::lab::LabOptions;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
 use ingress_tests::wait::{PATIENCE, wait_until};
+use serde_json::json;
 
 #[test]
 fn bad_file_keeps_the_old_configuration_and_says_so() -> Result<()> {
@@ -51,6 +53,40 @@ fn changed_routes_hold_for_new_connections_only() -> Result<()> {
     assert_eq!(seen["backend"], "monitoring");
     assert_eq!(download.finish(Duration::from_secs(60))?, sent);
     node.all_in_kernel()
+}
+
+#[test]
+fn a_thousand_reloads_leave_no_memory_behind() -> Result<()> {
+    require!();
+    let s1 = S1::without_backends(&LabOptions::default())?;
+    let mut config = s1.config_without_checks();
+    config["kernel"]["enabled"] = false.into();
+    let node = s1.node_with(config.clone())?;
+    let reload = |times: usize| -> Result<()> {
+        for n in 0..times {
+            let mut config = config.clone();
+            for route in 0..200 {
+                let (sni, pool) = (format!("h{route}-{}.example.com", n % 2), "web");
+                let route = json!({ "sni": sni, "pool": pool });
+                config["routes"].as_array_mut().context("routes")?.push(route);
+            }
+            node.reload(config)?;
+        }
+        Ok(())
+    };
+    let resident = || resident_kib(node.pid().context("the daemon runs")?);
+    reload(100)?;
+    let before = resident()?;
+    reload(1_000)?;
+    let after = resident()?;
+    ensure!(after * 100 <= before * 105, "{before} KiB before, {after} KiB after a thousand reloads");
+    Ok(())
+}
+
+fn resident_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
 #[test]
