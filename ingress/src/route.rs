@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use contribution::{Contribution, HttpRoute, Owner, TcpEntry, Unserved, Why};
+pub use contribution::{Contribution, HttpRoute, Owner, Sticky, TcpEntry, Unserved, Why};
 pub use provider::{Applied, News, ProviderUpdate};
 pub use table::RouteTable;
 

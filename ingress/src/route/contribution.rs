@@ -54,6 +54,15 @@ pub struct HttpRoute {
     pub middlewares: Vec<String>,
     /// Whether the source wants TLS terminated for it.
     pub tls: bool,
+    /// Whether a client stays with its backend.
+    pub sticky: Option<Sticky>,
+}
+
+/// By a cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// `None`: whoever serves it chooses.
+    pub cookie: Option<String>,
 }
 
 /// An item that is not served as its provider means it.

@@ -213,7 +213,7 @@ fn http(
     };
     let pool = to.http_pool(name, pool);
     let priority = i64::try_from(length).unwrap_or(i64::MAX);
-    to.http(HttpRoute { name: to.provider().route(name), rule, pool, priority, middlewares, tls: true });
+    to.http(HttpRoute { name: to.provider().route(name), rule, pool, priority, middlewares, tls: true, sticky: None });
 }
 
 /// In our own words; secrets by their names only.

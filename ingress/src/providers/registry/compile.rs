@@ -45,7 +45,7 @@ pub(super) fn compile(
         let pool = contribution.http_pool(&host, node.pool(backends));
         let (name, rule) = (contribution.provider().route(&host), Rule::Match(Matcher::Host(pattern)));
         let middlewares = cache.map(|cache| format!("cache: {cache}")).into_iter().collect();
-        contribution.http(HttpRoute { name, rule, pool, priority: 0, middlewares, tls: true });
+        contribution.http(HttpRoute { name, rule, pool, priority: 0, middlewares, tls: true, sticky: None });
     }
     for (name, (_, Tcp { port, backends, balance })) in whole.tcp {
         let place = format!("tcp.{name}");

@@ -60,7 +60,8 @@ pub(super) fn http(
     let pool = contribution.http_pool(&service, pool);
     let name = contribution.provider().route(name);
     let (priority, tls) = (router.priority(), router.tls.is_some());
-    contribution.http(HttpRoute { name, rule, pool, priority, middlewares: router.middlewares, tls });
+    let sticky = service::sticky(&service, &http.services);
+    contribution.http(HttpRoute { name, rule, pool, priority, middlewares: router.middlewares, tls, sticky });
     Ok(())
 }
 

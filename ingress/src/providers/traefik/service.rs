@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::Settings;
 use crate::config::{BackendConfig, HealthConfig, HttpProbe, PoolConfig, ProbeConfig, ProxyProtocol, ProxyTlvs};
+use crate::route::Sticky;
 
 use self::duration::read_duration;
 
@@ -96,6 +97,14 @@ pub(super) fn tcp_pool(name: &str, services: &Map<String, Value>, settings: &Set
 
 pub(super) fn http_pool(name: &str, services: &Map<String, Value>, settings: &Settings) -> Result<PoolConfig, String> {
     pool(name, services, Kind::Http, settings)
+}
+
+/// What the service says of clients that stay with their server.
+pub(super) fn sticky(name: &str, services: &Map<String, Value>) -> Option<Sticky> {
+    let service = services.get(local_name(name).ok()?)?;
+    let sticky = ["loadBalancer", "weighted"].iter().find_map(|kind| service.get(kind)?.get("sticky"))?;
+    let cookie = sticky.get("cookie")?.get("name").and_then(Value::as_str).map(str::to_owned);
+    Some(Sticky { cookie })
 }
 
 /// Without its provider: `app@file` is `app`. Those of Traefik itself are not here.

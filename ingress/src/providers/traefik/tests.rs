@@ -95,6 +95,7 @@ fn http_routers_are_kept_with_their_rule_and_pool() {
         "services": { "app": { "loadBalancer": {
             "servers": [{ "url": "http://10.50.0.2:3000" }, { "url": "https://[2001:db8::1]/x" }],
             "healthCheck": { "path": "/up", "interval": "5s", "timeout": 2 },
+            "sticky": { "cookie": { "name": "seat" } },
         } } },
         "middlewares": { "gzip": { "compress": {} } },
     } }));
@@ -102,6 +103,7 @@ fn http_routers_are_kept_with_their_rule_and_pool() {
     let route = contribution.http_routes().next().expect("a route").clone();
     assert_eq!(route.rule.to_string(), "Host(`a.example.com`) || Host(`b.example.com`)");
     assert_eq!((route.middlewares.as_slice(), route.tls), (&["gzip".to_owned()][..], true));
+    assert_eq!(route.sticky.as_ref().and_then(|sticky| sticky.cookie.as_deref()), Some("seat"));
     let pool = &contribution.http_pools()[&route.pool];
     assert_eq!(
         pool.backends.iter().map(|b| b.name.as_str()).collect::<Vec<_>>(),
