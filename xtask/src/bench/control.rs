@@ -1,6 +1,7 @@
 //! `cargo xtask bench control`: how long a change of routes takes, and what they cost. At 1,000 to 100,000 routes, beside HAProxy
 //! with the same names in a map; and how soon a registration is routable on all nodes of a mesh.
 
+mod caddy;
 mod haproxy;
 mod mesh;
 mod ours;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 
+use self::caddy::Caddy;
 use self::haproxy::Haproxy;
 use self::ours::Ours;
 use super::case::Better;
@@ -46,6 +48,19 @@ enum Figure {
 enum Who {
     Ours,
     Haproxy,
+    Caddy,
+}
+
+impl Who {
+    const ALL: [Self; 3] = [Self::Ours, Self::Haproxy, Self::Caddy];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ingress",
+            Self::Haproxy => "haproxy",
+            Self::Caddy => "caddy",
+        }
+    }
 }
 
 /// Milliseconds from a registration to its first connection through every node.
@@ -62,6 +77,10 @@ pub(super) fn run(args: &ControlArgs) -> Result<()> {
     }
     ensure!(nix::unistd::geteuid().is_root(), "the bench makes network namespaces: run it as root");
     program::catch_interrupts()?;
+    let caddy = caddy::is_installed();
+    if !caddy {
+        progress(format_args!("without caddy: it is not installed"));
+    }
     let mut samples = Samples::new();
     let mut note = |figure, routes, who, value| samples.entry((figure, routes, who)).or_default().push(value);
     for round in 1..=args.rounds {
@@ -78,6 +97,12 @@ pub(super) fn run(args: &ControlArgs) -> Result<()> {
             let changed = theirs.change().with_context(|| format!("HAProxy with {routes} names"))?;
             note(Figure::Reload, routes, Who::Haproxy, changed.reload_ms);
             note(Figure::Rss, routes, Who::Haproxy, changed.rss_mb);
+            drop(theirs);
+            if caddy {
+                let changed = Caddy::start(routes)?.change().with_context(|| format!("Caddy with {routes} hosts"))?;
+                note(Figure::Reload, routes, Who::Caddy, changed.reload_ms);
+                note(Figure::Rss, routes, Who::Caddy, changed.rss_mb);
+            }
         }
     }
     progress(format_args!("{} registrations on three nodes", args.registrations));
@@ -92,16 +117,16 @@ fn lines(samples: &Samples) -> Vec<Line> {
         if who != Who::Ours {
             continue;
         }
-        let theirs = samples.get(&(figure, routes, Who::Haproxy)).and_then(|theirs| median(theirs));
-        let beside = match figure {
-            Figure::Reload => theirs.map(|theirs| (theirs, "haproxy")),
-            Figure::Compile => Some((COMPILE_BAR, "bar")),
-            Figure::Rss => Some((RSS_BAR, "bar")),
-        };
         let ours = (median(ours), ours.len());
-        lines.extend(beside.map(|(peer, name)| figure.line(routes, ours, peer, name)));
-        if let (Figure::Rss, Some(theirs)) = (figure, theirs) {
-            lines.push(figure.line(routes, ours, theirs, "haproxy"));
+        let bar = match figure {
+            Figure::Reload => None,
+            Figure::Compile => Some(COMPILE_BAR),
+            Figure::Rss => Some(RSS_BAR),
+        };
+        lines.extend(bar.map(|bar| figure.line(routes, ours, bar, "bar")));
+        for who in [Who::Haproxy, Who::Caddy] {
+            let theirs = samples.get(&(figure, routes, who)).and_then(|theirs| median(theirs));
+            lines.extend(theirs.map(|theirs| figure.line(routes, ours, theirs, who.name())));
         }
     }
     lines
@@ -139,16 +164,16 @@ impl Figure {
 }
 
 fn table(samples: &Samples, lines: &[Line]) -> String {
-    let mut text = String::from("\n| case | unit | ingress | haproxy |\n|---|---|---|---|\n");
+    let mut text = String::from("\n| case | unit | ingress | haproxy | caddy |\n|---|---|---|---|---|\n");
     for &(figure, routes, who) in samples.keys() {
         if who == Who::Ours {
-            let [ours, theirs] = [Who::Ours, Who::Haproxy].map(|who| cell(samples.get(&(figure, routes, who))));
-            text.push_str(&format!("| {} | {} | {ours} | {theirs} |\n", figure.case(routes), figure.unit()));
+            let cells = Who::ALL.map(|who| cell(samples.get(&(figure, routes, who)))).join(" | ");
+            text.push_str(&format!("| {} | {} | {cells} |\n", figure.case(routes), figure.unit()));
         }
     }
     for Line { case, ours, unit, .. } in lines.iter().filter(|line| line.case.starts_with("routable")) {
         let ours = ours.map_or_else(|| "-".to_owned(), significant);
-        text.push_str(&format!("| {case} | {unit} | {ours} | - |\n"));
+        text.push_str(&format!("| {case} | {unit} | {ours} | - | - |\n"));
     }
     text.push_str("\n| bar | limit | this run | |\n|---|---|---|---|\n");
     for Line { case, ours, peer, unit, .. } in lines.iter().filter(|line| line.peer_name == "bar") {
