@@ -5,6 +5,7 @@ mod caddy;
 mod haproxy;
 mod mesh;
 mod ours;
+mod visit;
 
 use std::collections::BTreeMap;
 
@@ -41,6 +42,8 @@ enum Figure {
     Reload,
     /// Resident memory after the reload.
     Rss,
+    /// From a client's SYN to its backend's first byte, right after that: what looking the name up adds is in it.
+    FirstByte,
 }
 
 /// Who or what a figure stands beside.
@@ -92,11 +95,13 @@ pub(super) fn run(args: &ControlArgs) -> Result<()> {
             note(Figure::Compile, routes, Who::Ours, changed.compile_ms);
             note(Figure::Reload, routes, Who::Ours, changed.reload_ms);
             note(Figure::Rss, routes, Who::Ours, changed.rss_mb);
+            note(Figure::FirstByte, routes, Who::Ours, ours.first_byte_us()?);
             drop(ours);
             let mut theirs = Haproxy::start(routes)?;
             let changed = theirs.change().with_context(|| format!("HAProxy with {routes} names"))?;
             note(Figure::Reload, routes, Who::Haproxy, changed.reload_ms);
             note(Figure::Rss, routes, Who::Haproxy, changed.rss_mb);
+            note(Figure::FirstByte, routes, Who::Haproxy, theirs.first_byte_us()?);
             drop(theirs);
             if caddy {
                 let changed = Caddy::start(routes)?.change().with_context(|| format!("Caddy with {routes} hosts"))?;
@@ -119,7 +124,7 @@ fn lines(samples: &Samples) -> Vec<Line> {
         }
         let ours = (median(ours), ours.len());
         let bar = match figure {
-            Figure::Reload => None,
+            Figure::Reload | Figure::FirstByte => None,
             Figure::Compile => Some(COMPILE_BAR),
             Figure::Rss => Some(RSS_BAR),
         };
@@ -138,6 +143,7 @@ impl Figure {
             Self::Compile => format!("compile_ms_{routes}"),
             Self::Reload => format!("reload_ms_{routes}"),
             Self::Rss => format!("rss_mb_{routes}"),
+            Self::FirstByte => format!("first_byte_us_{routes}"),
         }
     }
 
@@ -145,6 +151,7 @@ impl Figure {
         match self {
             Self::Compile | Self::Reload => "ms",
             Self::Rss => "MB",
+            Self::FirstByte => "us",
         }
     }
 

@@ -9,7 +9,7 @@ use ingress_tests::netns::Namespace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Changed, name, rss_mb};
+use super::{Changed, name, rss_mb, visit};
 use crate::bench::program::run_to_end;
 
 /// A running HAProxy; dropping it ends it.
@@ -52,6 +52,10 @@ impl Haproxy {
         let reload_ms = began.elapsed().as_secs_f64() * 1e3;
         let rss_mb = rss_mb(*self.pids.last().context("HAProxy runs")?)?;
         Ok(Changed { compile_ms: f64::NAN, reload_ms, rss_mb })
+    }
+
+    pub(super) fn first_byte_us(&self) -> Result<f64> {
+        visit::first_byte_us(&self.namespace, self.routes)
     }
 
     fn launch(&mut self) -> Result<()> {

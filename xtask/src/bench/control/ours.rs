@@ -7,9 +7,10 @@ use ingress_tests::netns::Namespace;
 use ingress_tests::node::Node;
 use serde_json::{Value, json};
 
-use super::{Changed, name, rss_mb};
+use super::{Changed, name, rss_mb, visit};
 
 pub(super) struct Ours {
+    namespace: Namespace,
     node: Node,
     routes: usize,
 }
@@ -19,7 +20,7 @@ impl Ours {
         let namespace = Namespace::new("bench-control")?;
         namespace.ip_batch("link set lo up\n")?;
         let node = Node::start(&namespace, config(routes, "a"))?;
-        Ok(Self { node, routes })
+        Ok(Self { namespace, node, routes })
     }
 
     /// One route goes to another pool.
@@ -31,6 +32,10 @@ impl Ours {
         let compile_ms = self.node.metric("ingress_config_publication_seconds", &[])? * 1e3;
         let rss_mb = rss_mb(self.node.pid().context("the daemon runs")?)?;
         Ok(Changed { compile_ms, reload_ms, rss_mb })
+    }
+
+    pub(super) fn first_byte_us(&self) -> Result<f64> {
+        visit::first_byte_us(&self.namespace, self.routes)
     }
 }
 
