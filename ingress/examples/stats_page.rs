@@ -162,6 +162,7 @@ fn backend(name: &str, host: u8, part: f64, now: f64) -> BackendView {
         state: "up".into(),
         since: 700_000.0 + now,
         last_check: Some(CheckView { ok: true, error: None, latency_ms: Some(1.2 + wave(now, 7.0)), age: now % 10.0 }),
+        admin: None,
         in_flight: (8_500.0 * part + wave(now, 6.0) * 40.0) as u64,
         connections_total: (now * 216.0 * part) as u64,
         connect_failures: if host == 3 { 2 } else { 0 },
@@ -208,6 +209,7 @@ fn kernel(now: f64, trouble: bool) -> KernelStatus {
 
 fn summary(pool: &PoolView) -> PoolSummary {
     PoolSummary {
+        drained: 0,
         name: pool.name.clone(),
         up: pool.backends.iter().filter(|b| b.state != "down").count(),
         backends: pool.backends.len(),

@@ -13,6 +13,7 @@ pub mod stats_page;
 pub mod status;
 
 mod auth;
+mod operator;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::balance::{BackendOrder, OrderError, Ordered};
 use crate::dataplane::view::KernelStatus;
 use crate::flow::{FlowCommand, FlowView};
 use crate::metrics::Metrics;
@@ -56,6 +58,10 @@ pub type Preview = Box<dyn Fn(PreviewQuery) -> Result<Changes, String> + Send + 
 /// Takes a member's name.
 pub type RemovePeer = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
+/// Carries out an order about a backend: pool, backend, order, and who wants it. It writes a file; admin makes the call off
+/// the async threads.
+pub type Administer = Box<dyn Fn(&str, &str, BackendOrder, &str) -> Result<Ordered, OrderError> + Send + Sync>;
+
 /// The mesh as admin sees it.
 pub struct PeersDoor {
     /// `None`: there is none.
@@ -77,6 +83,7 @@ pub struct Sources {
     pub reload: mpsc::Sender<ReloadRequest>,
     pub preview: Preview,
     pub peers: PeersDoor,
+    pub administer: Administer,
     /// Cancelled when the daemon takes no new connections: `/readyz` says so.
     pub draining: CancellationToken,
     /// An operator's wish that this node takes no new connections. Whoever brings connections here follows it: the listeners do.
@@ -102,6 +109,17 @@ impl Admin {
         let api = serve(socket, api::router(self.clone()), BOUNDS, shutdown.clone());
         let http = http::supervise(self, shutdown);
         tokio::join!(api, http);
+    }
+
+    /// What `by` wants of one backend, whichever door it came by. Runs off the async threads.
+    pub(crate) async fn administer(
+        self: Arc<Self>,
+        pool: String,
+        backend: String,
+        order: BackendOrder,
+        by: String,
+    ) -> Result<Result<Ordered, OrderError>, tokio::task::JoinError> {
+        tokio::task::spawn_blocking(move || (self.sources.administer)(&pool, &backend, order, &by)).await
     }
 
     /// Runs `read` where a system call or a long walk disturbs nobody.

@@ -3,6 +3,7 @@
 //! A [`Pool`] belongs to one snapshot; a [`Backend`] outlives it: an unchanged backend is the same `Arc` in the next
 //! snapshot, with its health, counters and slow start. Nothing here opens a socket or waits.
 
+mod administration;
 mod backend;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use crate::config::{BackendConfig, Balance, PoolConfig};
 use crate::route::PoolName;
 
+pub use administration::{AdminChange, AdminState, AdminWeight, BackendOrder, Book, OrderError, Ordered};
 pub use backend::{Backend, Check, Health, HealthState};
 pub use view::{BackendView, CheckView, PoolView};
 
@@ -73,7 +75,7 @@ impl Pool {
 
     /// The next backend for this client, skipping those in `tried`. `None`: nothing is usable, or all were tried.
     ///
-    /// Usable is a backend that is up, resolved and of a weight above 0. The fallback list serves only while no primary
+    /// Usable is a backend that is up, ready (not drained), resolved and of a weight above 0. The fallback list serves only while no primary
     /// is usable: a failed connect to the last primary is not enough.
     ///
     /// Costs one pass over the list: about 0.1 us for 10 backends, 4 us (source hash: 16 us) for 1000.
@@ -130,11 +132,12 @@ impl Pool {
         list.iter()
             .zip(config)
             .enumerate()
-            .filter(|(_, (backend, config))| config.weight > 0 && backend.is_up() && backend.is_resolved())
+            .filter(|(_, (backend, _))| backend.is_up() && backend.is_ready() && backend.is_resolved())
             .map(|(index, (backend, config))| Candidate {
                 index,
                 weight: backend.effective_weight(config.weight, self.config.slow_start, now),
             })
+            .filter(|candidate| candidate.weight > 0)
             .collect()
     }
 }
@@ -324,6 +327,45 @@ mod tests {
         assert_eq!(share(back), 10, "1 % of the weight at first");
         assert!((330..=340).contains(&share(back + Duration::from_secs(15))), "half of the weight half way");
         assert_eq!(share(back + Duration::from_secs(30)), 505);
+    }
+
+    fn administer(backend: &Backend, state: AdminState, weight: Option<AdminWeight>, now: Instant) {
+        let change = AdminChange { state, weight, by: "alice".into(), at: std::time::SystemTime::UNIX_EPOCH };
+        backend.administer(Arc::new(change), now);
+    }
+
+    #[test]
+    fn a_drained_backend_takes_no_connection_and_starts_slowly_when_it_is_ready_again() {
+        let mut config = pool_config([backend("a", 1), backend("b", 1)], [backend("spare", 1)]);
+        config.slow_start = Duration::from_secs(30);
+        let pool = pool(config);
+        for state in [AdminState::Drain, AdminState::Maint] {
+            administer(&pool.backends[0], state, None, Instant::now());
+            assert_eq!(names(&pool, 10), counts([("b", 10)]), "{state}");
+        }
+        administer(&pool.backends[1], AdminState::Drain, None, Instant::now());
+        assert_eq!(names(&pool, 10), counts([("spare", 10)]), "drained primaries are as good as down");
+        let first = Instant::now();
+        administer(&pool.backends[1], AdminState::Ready, None, first);
+        let back = first + Duration::from_secs(60);
+        administer(&pool.backends[0], AdminState::Ready, None, back);
+        let share = |at: Instant| {
+            let picks = (0..1010).filter_map(|_| pool.pick(CLIENT, &[], at));
+            picks.filter(|p| p.backend.name == "a").count()
+        };
+        assert_eq!(share(back), 10, "1 % of the weight at first");
+        assert_eq!(share(back + Duration::from_secs(30)), 505);
+    }
+
+    #[test]
+    fn a_weight_by_hand_stands_in_for_the_configured_one() {
+        let pool = pool(pool_config([backend("a", 1), backend("b", 1)], []));
+        administer(&pool.backends[0], AdminState::Ready, Some(AdminWeight::Absolute(3)), Instant::now());
+        assert_eq!(names(&pool, 400), counts([("a", 300), ("b", 100)]));
+        administer(&pool.backends[0], AdminState::Ready, Some(AdminWeight::Percent(0)), Instant::now());
+        assert_eq!(names(&pool, 10), counts([("b", 10)]));
+        administer(&pool.backends[0], AdminState::Ready, None, Instant::now());
+        assert_eq!(names(&pool, 10), counts([("a", 5), ("b", 5)]));
     }
 
     #[test]

@@ -70,8 +70,8 @@ enum Verb {
     Status,
     /// List connections, or end some
     Flows(Box<flows::FlowsArgs>),
-    /// Show pools and their backends
-    Pools,
+    /// Show pools and their backends, or say which backends take connections
+    Pools(pools::PoolsArgs),
     /// Show what is routed where, who said so, and what is not served and why
     Routes(routes::RoutesArgs),
     /// Show what would change, and change nothing: the file as it is now, or what a provider would say
@@ -127,7 +127,7 @@ pub fn main(starts: Starts) -> ExitCode {
         Verb::Version => version(&global, &mut out),
         Verb::Status => ask(&global).and_then(|daemon| status::show(&daemon, &global, &mut out)),
         Verb::Flows(args) => flows::run(*args, &global, &mut out),
-        Verb::Pools => ask(&global).and_then(|daemon| pools::show(&daemon, &global, &mut out)),
+        Verb::Pools(args) => ask(&global).and_then(|daemon| pools::run(args, &daemon, &global, &mut out)),
         Verb::Routes(args) => ask(&global).and_then(|daemon| routes::show(args, &daemon, &global, &mut out)),
         Verb::Diff(args) => ask(&global).and_then(|daemon| diff::show(args, &daemon, &global, &mut out)),
         Verb::Drain(args) => ask(&global).and_then(|daemon| drain::run(args, &daemon, &global, &mut out)),

@@ -3,6 +3,7 @@
 //! A file that is broken changes nothing but [`ConfigState::last_error`], a provider that fails nothing but its own
 //! [`ProviderState`]; what did not change in meaning publishes nothing. [`Control::run`] is one task and the only publisher.
 
+pub mod administration;
 mod changes;
 mod compile;
 mod contributions;
@@ -28,6 +29,7 @@ use crate::route::{Applied, ProviderUpdate, RouteName};
 use crate::snapshot::{Generation, Snapshot};
 use crate::watch::{FileWatch, Signature};
 
+use administration::Administration;
 pub use changes::preview;
 pub use compile::compile;
 use contributions::{Contributions, Taken};
@@ -50,6 +52,7 @@ pub struct Control {
     removals: Removals,
     /// Routes whose connections have to end.
     cut: Vec<RouteName>,
+    administration: Arc<Administration>,
     snapshots: channel::Sender<Arc<Snapshot>>,
     state: channel::Sender<ConfigState>,
     providers: channel::Sender<Arc<Vec<ProviderState>>>,
@@ -88,6 +91,9 @@ impl Control {
         contributions.follow(&file);
         let began = Instant::now();
         let snapshot = Snapshot { awaited: contributions.awaited(), ..compile(file.clone(), None) };
+        let snapshots = channel::Sender::new(Arc::new(snapshot));
+        let administration = Arc::new(Administration::start(&file.state_dir, snapshots.subscribe()));
+        let snapshot = snapshots.borrow().clone();
         metrics.publication(began.elapsed());
         metrics.generation(snapshot.generation.0);
         tracing::info!(path = %path.display(), generation = %snapshot.generation, "configuration in use");
@@ -103,13 +109,19 @@ impl Control {
             refused: Refused::default(),
             removals: Removals::default(),
             cut: Vec::new(),
-            snapshots: channel::Sender::new(Arc::new(snapshot)),
+            administration,
+            snapshots,
             state: channel::Sender::new(state),
         })
     }
 
     pub fn snapshots(&self) -> channel::Receiver<Arc<Snapshot>> {
         self.snapshots.subscribe()
+    }
+
+    /// Where operators say what they want of backends.
+    pub fn administration(&self) -> Arc<Administration> {
+        self.administration.clone()
     }
 
     pub fn state(&self) -> channel::Receiver<ConfigState> {
@@ -238,7 +250,10 @@ impl Control {
         self.note(refused);
         self.cut.extend(self.removals.changed(&current.config.routes, &snapshot.config.routes, clock()));
         let generation = snapshot.generation;
-        self.snapshots.send_replace(snapshot);
+        // Before: no connection is to meet a drained backend whose address is new. After: an order may have come meanwhile.
+        self.administration.apply(&snapshot);
+        self.snapshots.send_replace(snapshot.clone());
+        self.administration.apply(&snapshot);
         self.metrics.publication(began.elapsed());
         self.metrics.generation(generation.0);
         generation

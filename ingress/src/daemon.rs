@@ -106,6 +106,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     let (say, updates) = mpsc::channel(providers::UPDATES);
     let mut tasks = JoinSet::new();
     let (config_state, provider_states) = (control.state(), control.providers());
+    let administration = control.administration();
     let mesh = Mesh::new(config.peers.clone(), config.state_dir.clone());
     tasks.spawn(mesh.clone().run(stop.clone()));
     tasks.spawn(providers::run(snapshots.clone(), metrics.clone(), say, mesh.clone(), stop.clone()));
@@ -132,6 +133,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
         providers: provider_states.clone(),
         commands: commands.clone(),
         reload,
+        administer: views::administer(administration.clone()),
         peers: views::peers(mesh),
         preview: views::preview(snapshots.clone(), config_state.clone(), provider_states.clone()),
         draining: draining.clone(),
@@ -142,6 +144,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
         Err(error) => return Err(anyhow!(error).context("opening the admin socket")),
     }
     tasks.spawn(admission::run(snapshots.clone(), kernel.clone(), commands.clone(), stop.clone()));
+    tasks.spawn(administration.enforce(commands.clone(), stop.clone()));
     tasks.spawn(health::run(snapshots.clone(), commands, stop.clone()));
     tasks.spawn(resolve::run(snapshots.clone(), stop.clone()));
     tasks.spawn(tell_progress(plane.clone(), stop.clone()));

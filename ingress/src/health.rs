@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use crate::balance::{Backend, Check, HealthState};
+use crate::balance::{AdminState, Backend, Check, HealthState};
 use crate::config::{HealthConfig, OnDown, ProxyProtocol};
 use crate::flow::{FlowCommand, FlowFilter};
 use crate::l4::outcome::EndReason;
@@ -123,6 +123,10 @@ async fn check(backend: Arc<Backend>, plan: Plan, shared: Shared) {
             continue;
         };
         match action {
+            Action::StartProbe if backend.admin_state() == AdminState::Maint => {
+                backend.forget_health(clock());
+                actions.extend(checker.handle(Input::Maintained, clock()));
+            }
             Action::StartProbe => {
                 let Some(verdict) = probe_all(&backend, &probe, &shared.slots).await else {
                     actions.extend(checker.handle(Input::Unresolved, clock()));

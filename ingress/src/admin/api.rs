@@ -6,6 +6,7 @@
 //! | `GET /v1/flows?filter` | [`FlowList`] |
 //! | `POST /v1/flows/kill` with [`FlowQuery`] | [`Killed`] |
 //! | `GET /v1/pools` | a list of [`PoolView`](crate::balance::PoolView) |
+//! | `POST /v1/pools/{pool}/backends/{backend}` with [`BackendOrder`] | [`Ordered`], 404, or 422 and why not |
 //! | `POST /v1/routes` with [`RoutesQuery`] | a list of [`RouteView`] |
 //! | `POST /v1/preview` with [`PreviewQuery`] | [`Changes`], or 422 and why not |
 //! | `POST /v1/reload` | [`Reloaded`](super::Reloaded), or 422 and why not |
@@ -19,16 +20,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::operator::Operator;
 use super::routes::{RouteView, RoutesQuery};
 use super::{Admin, Changes, ReloadRequest, Reloaded, http};
+use crate::balance::{BackendOrder, OrderError, Ordered};
 use crate::flow::{FlowCommand, FlowFilter, FlowView};
 use crate::l4::outcome::EndReason;
 
@@ -121,6 +124,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/flows/kill", post(kill))
         .route("/v1/pools", get(pools))
+        .route("/v1/pools/{pool}/backends/{backend}", post(administer))
         .route("/v1/routes", post(routes))
         .route("/v1/preview", post(preview))
         .route("/v1/reload", post(reload))
@@ -138,6 +142,26 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<super::Status> {
 
 async fn pools(State(admin): State<Arc<Admin>>) -> Answer<Vec<crate::balance::PoolView>> {
     Ok(Json(admin.read(Admin::pools).await?))
+}
+
+async fn administer(
+    State(admin): State<Arc<Admin>>,
+    Extension(operator): Extension<Operator>,
+    Path((pool, backend)): Path<(String, String)>,
+    order: Result<Json<BackendOrder>, JsonRejection>,
+) -> Answer<Ordered> {
+    let Json(order) = order?;
+    let by = tokio::task::spawn_blocking(move || operator.name()).await?;
+    let done = admin.administer(pool, backend, order, by).await?;
+    done.map(Json).map_err(|error| ApiError(order_status(&error), error.to_string()))
+}
+
+/// Also what other doors answer by.
+pub(super) const fn order_status(error: &OrderError) -> StatusCode {
+    match error {
+        OrderError::NoPool(_) | OrderError::NoBackend { .. } => StatusCode::NOT_FOUND,
+        OrderError::Full | OrderError::Empty => StatusCode::UNPROCESSABLE_ENTITY,
+    }
 }
 
 async fn routes(

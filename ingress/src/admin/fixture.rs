@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Admin, AdminSocket, ConfigSource, ConfigState, ConnectionsView, KernelView, ListenersView, Sources};
 use super::{ListenerStatus, ReloadRequest};
-use crate::balance::{Pool, fixture};
+use crate::balance::{BackendOrder, Book, OrderError, Ordered, Pool, fixture};
 use crate::config::{AdminHttpConfig, Config};
 use crate::dataplane::view::KernelStatus;
 use crate::flow::{FlowCommand, FlowView};
@@ -68,6 +68,7 @@ impl Daemon {
                 status: Box::new(|| None),
                 remove: Box::new(|_| Err("there is no mesh".into())),
             },
+            administer: Box::new(fake_administer),
             draining: draining.clone(),
             drain: watch::channel(false).0,
         });
@@ -99,6 +100,15 @@ pub(crate) fn snapshot(http: Option<AdminHttpConfig>) -> Arc<Snapshot> {
         pools: snapshot.pools.clone(),
         awaited: Vec::new(),
     })
+}
+
+/// Knows one backend.
+fn fake_administer(pool: &str, backend: &str, order: BackendOrder, by: &str) -> Result<Ordered, OrderError> {
+    if (pool, backend) != ("app", "192.0.2.7:443") {
+        return Err(OrderError::NoPool(pool.to_owned()));
+    }
+    let (change, changed) = Book::default().follow(pool, backend, order, by, SystemTime::now());
+    Ok(Ordered { pool: pool.into(), backend: backend.into(), change, changed, in_flight: 2, warning: None })
 }
 
 pub(crate) fn flow(id: u64, mode: &str, sni: &str) -> FlowView {

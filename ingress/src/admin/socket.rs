@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
+use super::operator::Operator;
 use crate::serve::Accept;
 
 /// A bound socket; its file goes with it.
@@ -48,10 +49,12 @@ impl AdminSocket {
 
 impl Accept for AdminSocket {
     type Io = tokio::net::UnixStream;
-    type Peer = ();
+    type Peer = Operator;
 
-    async fn accept(&self) -> io::Result<(Self::Io, ())> {
-        self.listener.accept().await.map(|(io, _)| (io, ()))
+    async fn accept(&self) -> io::Result<(Self::Io, Operator)> {
+        let (io, _) = self.listener.accept().await?;
+        let operator = Operator::of(&io);
+        Ok((io, operator))
     }
 }
 

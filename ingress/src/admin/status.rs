@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, ConfigState, ProviderStatus};
-use crate::balance::{BackendView, PoolView};
+use crate::balance::{AdminState, BackendView, PoolView};
 use crate::dataplane::view::KernelStatus;
 use crate::l4::outcome::RelayReason;
 use crate::metrics::scrape::{ListenerGauge, PeerGauge, is_up};
@@ -70,6 +70,9 @@ pub struct PoolSummary {
     pub name: String,
     pub up: usize,
     pub backends: usize,
+    /// Kept from new connections by operators, fallback included.
+    #[serde(default)]
+    pub drained: usize,
     pub fallback_up: usize,
     pub fallback: usize,
     pub in_flight: u64,
@@ -216,8 +219,10 @@ impl ConfigStatus {
 
 impl PoolSummary {
     fn of(pool: &PoolView) -> Self {
-        let up = |backends: &[BackendView]| backends.iter().filter(|b| is_up(b)).count();
+        let is_ready = |b: &BackendView| b.admin_state() == AdminState::Ready;
+        let up = |backends: &[BackendView]| backends.iter().filter(|b| is_up(b) && is_ready(b)).count();
         Self {
+            drained: pool.backends.iter().chain(&pool.fallback).filter(|b| !is_ready(b)).count(),
             name: pool.name.clone(),
             up: up(&pool.backends),
             backends: pool.backends.len(),

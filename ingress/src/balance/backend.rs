@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
-use super::{hash, select};
+use super::{AdminChange, AdminState, AdminWeight, hash, select};
 use crate::config::{BackendAddress, BackendConfig};
 use crate::route::PoolName;
 
@@ -32,8 +32,14 @@ pub struct Backend {
     turn: AtomicUsize,
     /// `health.state` is not [`HealthState::Down`]; apart, so that a pick takes no lock.
     up: AtomicBool,
-    /// Milliseconds from `born` to the last return from Down, plus 1; 0: never.
+    /// Milliseconds from `born` to the last return from Down, drain or maintenance, plus 1; 0: never.
     returned: AtomicU64,
+    /// What operators said last.
+    admin: ArcSwapOption<AdminChange>,
+    /// Whether `admin` lets it take connections; apart, as `up` is.
+    ready: AtomicBool,
+    /// The weight in `admin`, packed; 0: the configured one.
+    weight: AtomicU64,
     health: Mutex<Health>,
     in_flight: AtomicU64,
     connections: AtomicU64,
@@ -100,6 +106,9 @@ impl Backend {
             turn: AtomicUsize::new(0),
             up: AtomicBool::new(true),
             returned: AtomicU64::new(0),
+            admin: ArcSwapOption::empty(),
+            ready: AtomicBool::new(true),
+            weight: AtomicU64::new(0),
             health: Mutex::new(Health { state: HealthState::Unchecked, since: now, last_check: None }),
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -214,10 +223,39 @@ impl Backend {
         }
     }
 
-    /// `weight` in [`select::UNIT`]s, less during slow start: linear from 1 % to 100 % over `slow_start` after the backend
-    /// returned from Down.
+    /// What operators said last about it; `None`: nothing.
+    pub fn admin(&self) -> Option<Arc<AdminChange>> {
+        self.admin.load_full()
+    }
+
+    pub fn admin_state(&self) -> AdminState {
+        self.admin.load().as_ref().map_or(AdminState::Ready, |change| change.state)
+    }
+
+    /// Takes new connections as far as operators are asked.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    /// An operator's word holds from now on. Who returns from drain or maintenance starts slowly.
+    pub fn administer(&self, change: Arc<AdminChange>, now: Instant) {
+        if self.admin.load().as_ref().is_some_and(|before| *before == change) {
+            return;
+        }
+        let ready = change.state == AdminState::Ready;
+        self.weight.store(change.weight.map_or(0, AdminWeight::pack), Relaxed);
+        self.admin.store(Some(change));
+        if ready && !self.is_ready() {
+            self.returned.store(self.millis(now) + 1, Relaxed);
+        }
+        self.ready.store(ready, Relaxed);
+    }
+
+    /// The configured `weight`, or the operators', in [`select::UNIT`]s; less during slow start: linear from 1 % to 100 % over
+    /// `slow_start` after the backend returned from Down, drain or maintenance.
     pub(super) fn effective_weight(&self, weight: u32, slow_start: Duration, now: Instant) -> u64 {
-        let full = u64::from(weight) * select::UNIT;
+        let by_hand = AdminWeight::unpack(self.weight.load(Relaxed));
+        let full = by_hand.map_or(u64::from(weight) * select::UNIT, |by_hand| by_hand.units(weight));
         let Some(returned) = self.returned.load(Relaxed).checked_sub(1) else { return full };
         let total = u64::try_from(slow_start.as_millis()).unwrap_or(u64::MAX);
         let elapsed = self.millis(now).saturating_sub(returned);
@@ -225,8 +263,8 @@ impl Backend {
             return full;
         }
         let part = u128::from(select::UNIT) * u128::from(elapsed) / u128::from(total);
-        let part = u64::try_from(part).unwrap_or(select::UNIT);
-        u64::from(weight) * part.max(select::UNIT / 100)
+        let part = u64::try_from(part).unwrap_or(select::UNIT).max(select::UNIT / 100);
+        if full == 0 { 0 } else { (full * part / select::UNIT).max(1) }
     }
 
     /// A connection to this backend begins, in userspace or in the kernel.

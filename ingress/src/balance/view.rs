@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Pool, select};
+use super::{AdminChange, AdminState, Backend, Pool, select};
 use crate::config::{
     BackendAddress, BackendConfig, Balance, HandoffPolicy, HealthConfig, OnDown, ProbeConfig, ProxyProtocol,
 };
@@ -37,13 +37,16 @@ pub struct BackendView {
     /// What `address` stands for now; empty: a name without an answer yet.
     pub addresses: Vec<SocketAddr>,
     pub weight: u32,
-    /// Below `weight` during slow start.
+    /// Other than `weight` during slow start, and where operators gave another one.
     pub effective_weight: f64,
     /// `up`, `down`, `unchecked` or `unresolved`.
     pub state: String,
     /// Seconds since the health state last changed.
     pub since: f64,
     pub last_check: Option<CheckView>,
+    /// What operators said last; `None`: nothing.
+    #[serde(default)]
+    pub admin: Option<AdminChange>,
     pub in_flight: u64,
     pub connections_total: u64,
     pub connect_failures: u64,
@@ -63,6 +66,12 @@ pub struct CheckView {
     pub latency_ms: Option<f64>,
     /// Seconds.
     pub age: f64,
+}
+
+impl BackendView {
+    pub fn admin_state(&self) -> AdminState {
+        self.admin.as_ref().map_or(AdminState::Ready, |change| change.state)
+    }
 }
 
 pub(super) fn pool(pool: &Pool, now: Instant) -> PoolView {
@@ -121,6 +130,7 @@ fn backend(backend: &Backend, weight: u32, pool: &Pool, now: Instant) -> Backend
             latency_ms: check.latency.map(|l| l.as_secs_f64() * 1000.0),
             age: seconds_since(check.at),
         }),
+        admin: backend.admin().map(|change| AdminChange::clone(&change)),
         in_flight: backend.in_flight(),
         connections_total: backend.connections_total(),
         connect_failures: backend.connect_failures(),

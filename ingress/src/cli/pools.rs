@@ -1,11 +1,89 @@
-//! `ingress pools`: each pool's backends, their checks and what they carry.
+//! `ingress pools`: every backend with its state, its last check, what it carries and what operators said about it; and
+//! how they say it.
 
 use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
 
 use super::client::Client;
-use super::text::{Column, Table, age, bytes, count};
-use super::{Global, Outcome, print_json};
-use crate::balance::{BackendView, PoolView};
+use super::text::{Column, Table, age, bytes, count, plural};
+use super::{Failure, Global, Outcome, print_json};
+use crate::balance::{AdminChange, AdminState, AdminWeight, BackendOrder, BackendView, Ordered, PoolView};
+
+#[derive(Debug, Args)]
+pub(super) struct PoolsArgs {
+    #[command(subcommand)]
+    verb: Option<PoolsVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum PoolsVerb {
+    /// No new connections for this backend; those that it has go on
+    Drain(Target),
+    /// New connections again, beginning with few of them where the pool has a slow_start
+    Ready(Target),
+    /// No new connections, no health checks, and those that it has are cut
+    Maint(Target),
+    /// Another weight: N, or N% of the configured one; 100% is the configured one again
+    Weight {
+        #[command(flatten)]
+        target: Target,
+        #[arg(value_name = "N|N%")]
+        weight: AdminWeight,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Target {
+    /// As `ingress pools` calls them
+    #[arg(value_name = "POOL/BACKEND")]
+    backend: String,
+}
+
+pub(super) fn run(args: PoolsArgs, daemon: &Client, global: &Global, out: &mut impl Write) -> Outcome {
+    let state = |state| BackendOrder { state: Some(state), weight: None };
+    let (target, order) = match args.verb {
+        None => return show(daemon, global, out),
+        Some(PoolsVerb::Drain(target)) => (target, state(AdminState::Drain)),
+        Some(PoolsVerb::Ready(target)) => (target, state(AdminState::Ready)),
+        Some(PoolsVerb::Maint(target)) => (target, state(AdminState::Maint)),
+        Some(PoolsVerb::Weight { target, weight }) => (target, BackendOrder { state: None, weight: Some(weight) }),
+    };
+    let Some((pool, backend)) = target.backend.split_once('/') else {
+        return Err(Failure::Usage(format!("{}: a backend is named POOL/BACKEND", target.backend)));
+    };
+    let path = format!("/v1/pools/{}/backends/{}", encoded(pool), encoded(backend));
+    let done: Ordered = daemon.post(&path, &order)?;
+    if global.json() {
+        return print_json(out, &done);
+    }
+    Ok(write_ordered(out, &done)?)
+}
+
+fn write_ordered(out: &mut impl Write, done: &Ordered) -> io::Result<()> {
+    let Ordered { pool, backend, change, changed, in_flight, warning } = done;
+    let weight = change.weight.map(|weight| format!(", weight {weight}")).unwrap_or_default();
+    let open = plural(*in_flight, "connection");
+    let then = match change.state {
+        AdminState::Ready => "takes new connections".to_owned(),
+        AdminState::Drain => format!("no new connections; {open} open"),
+        AdminState::Maint => format!("no new connections; {open} cut"),
+    };
+    let AdminChange { state, by, .. } = change;
+    let before = if *changed || by.is_empty() { String::new() } else { format!(" (for {}, by {by})", ago(change)) };
+    writeln!(out, "{pool}/{backend}: {state}{weight}{before}: {then}")?;
+    if let Some(warning) = warning {
+        writeln!(out, "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+/// For a path segment: everything but unreserved characters (RFC 3986 section 2.3).
+fn encoded(segment: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    segment.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
 
 pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Outcome {
     let pools: Vec<PoolView> = daemon.get("/v1/pools")?;
@@ -38,6 +116,7 @@ fn write_backends(out: &mut impl Write, backends: &[BackendView], fallback: &[Ba
         Left("ADDRESS"),
         Left("STATE"),
         Right("FOR"),
+        Left("ADMIN"),
         Right("WEIGHT"),
         Right("OPEN"),
         Right("TOTAL"),
@@ -54,6 +133,7 @@ fn write_backends(out: &mut impl Write, backends: &[BackendView], fallback: &[Ba
             addresses(b),
             b.state.clone(),
             age(b.since),
+            admin(b),
             weight(b),
             count(b.in_flight),
             count(b.connections_total),
@@ -76,6 +156,22 @@ fn addresses(backend: &BackendView) -> String {
     }
     let more = if rest.is_empty() { String::new() } else { format!(" +{}", rest.len()) };
     format!("{} ({}{more})", backend.address, first.ip())
+}
+
+/// `drain by alice, 5m`; nothing where all is as configured.
+fn admin(backend: &BackendView) -> String {
+    match &backend.admin {
+        Some(change) if change.state != AdminState::Ready || change.weight.is_some() => {
+            let weight = change.weight.map(|weight| format!(" weight {weight}")).unwrap_or_default();
+            format!("{}{weight} by {}, {}", change.state, change.by, ago(change))
+        }
+        Some(_) | None => "-".to_owned(),
+    }
+}
+
+fn ago(change: &AdminChange) -> String {
+    let unix = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    age((unix(SystemTime::now()) - unix(change.at)).max(0.0))
 }
 
 fn weight(backend: &BackendView) -> String {

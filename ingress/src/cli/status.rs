@@ -222,7 +222,8 @@ fn write_pools(out: &mut impl Write, pools: &[PoolSummary]) -> io::Result<()> {
             0 => "-".to_owned(),
             all => format!("{} of {all}", pool.fallback_up),
         };
-        let up = format!("{} of {}", pool.up, plural(pool.backends as u64, "backend"));
+        let drained = if pool.drained == 0 { String::new() } else { format!(", {} drained", pool.drained) };
+        let up = format!("{} of {}{drained}", pool.up, plural(pool.backends as u64, "backend"));
         table.row([pool.name.clone(), up, fallback, count(pool.in_flight)]);
     }
     table.write(out, 2)

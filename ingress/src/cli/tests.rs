@@ -297,3 +297,22 @@ fn import_prints_a_configuration_and_says_whether_it_is_one() {
     assert!(matches!(outcome, Err(Failure::Config(why)) if why.contains("haproxy.cfg:1: a quote")));
     assert!(text.is_empty(), "{text}");
 }
+
+#[test]
+fn a_backend_is_drained_by_its_name() {
+    with_daemon(|daemon, _| {
+        let global = global(&daemon.socket, Output::Text);
+        let say = |line: &str| {
+            let Verb::Pools(args) = parse(line).expect("parses").verb else { panic!() };
+            printed(|g, out| pools::run(args, &ask(g)?, g, out), &global)
+        };
+        let drained = say("ingress pools drain app/192.0.2.7:443").expect("drained");
+        assert_eq!(drained, "app/192.0.2.7:443: drain: no new connections; 2 connections open\n");
+        let weighted = say("ingress pools weight app/192.0.2.7:443 50%").expect("weighted");
+        assert_eq!(weighted, "app/192.0.2.7:443: ready, weight 50%: takes new connections\n");
+        let unknown = say("ingress pools drain wbe/192.0.2.7:443").expect_err("no such pool");
+        assert!(matches!(&unknown, Failure::Runtime(error) if format!("{error:#}").contains("there is no pool wbe")));
+        assert!(matches!(say("ingress pools maint app"), Err(Failure::Usage(_))));
+    });
+    assert_eq!(parse("ingress pools weight app/b 257").expect_err("too heavy").exit_code(), 2);
+}

@@ -1,7 +1,7 @@
 //! What was accepted last, kept on disk: a daemon that starts with a broken file, or whose provider does not answer, serves
 //! this.
 //!
-//! One file for each, `<state_dir>/last-good/config.yaml` and `provider-<name>`: a comment line with the checksum, then the
+//! One file for each, `<state_dir>/last-good/config.yaml`, `provider-<name>` and `operators`: a comment line with the checksum, then the
 //! text as it was accepted. So `ingress check` reads the former too. A file is replaced whole or not at all: written beside,
 //! synced, renamed.
 
@@ -71,6 +71,11 @@ impl LastGood {
     /// Of what a provider said.
     pub fn of_provider(state_dir: &Path, provider: &ProviderName) -> Self {
         Self { directory: state_dir.join("last-good"), file: format!("provider-{provider}") }
+    }
+
+    /// Of what operators said about backends.
+    pub fn of_operators(state_dir: &Path) -> Self {
+        Self { directory: state_dir.join("last-good"), file: "operators".to_owned() }
     }
 
     /// The file that [`store`](Self::store) writes.

@@ -7,9 +7,10 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::admin::{
-    ConfigState, ConnectionsView, KernelView, ListenerStatus, ListenersView, PeersDoor, Preview, PreviewQuery,
-    ProviderState,
+    Administer, ConfigState, ConnectionsView, KernelView, ListenerStatus, ListenersView, PeersDoor, Preview,
+    PreviewQuery, ProviderState,
 };
+use crate::control::administration::Administration;
 use crate::dataplane::{Kernel, KernelStatus};
 use crate::flow::FlowView;
 use crate::l4::listener::{ListenerState, ListenerStates};
@@ -41,6 +42,10 @@ pub(super) fn preview(
         let path = config.borrow().path.clone();
         control::preview(&path, &current, &states, said)
     })
+}
+
+pub(super) fn administer(administration: Arc<Administration>) -> Administer {
+    Box::new(move |pool, backend, order, by| administration.order(pool, backend, order, by))
 }
 
 pub(super) fn peers(mesh: Mesh) -> PeersDoor {

@@ -27,6 +27,8 @@ pub enum Input {
     Failed,
     /// There was nothing to probe: the backend's name has no address yet.
     Unresolved,
+    /// Operators have it in maintenance: nobody asks how it is, and what earlier probes said is forgotten.
+    Maintained,
 }
 
 /// What to do about it, in this order.
@@ -113,6 +115,12 @@ impl Checker {
                 self.started = false;
                 Vec::new()
             }
+            Input::Maintained => {
+                self.next = now + self.schedule.interval.min(MAINTAINED_RETRY);
+                self.started = false;
+                self.state = State::Unchecked;
+                Vec::new()
+            }
             Input::Good => self.probed(true),
             Input::Failed => self.probed(false),
         }
@@ -161,6 +169,8 @@ impl Checker {
 
 /// A name that has just been resolved does not wait a long interval for its first probe.
 const UNRESOLVED_RETRY: Duration = Duration::from_secs(1);
+/// A backend that comes out of maintenance takes connections at once: its first probe should not be long after.
+const MAINTAINED_RETRY: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
@@ -194,6 +204,16 @@ mod tests {
     fn the_first_failed_probe_makes_it_down_but_cuts_only_after_fall() {
         let mut checker = checker(HealthState::Unchecked);
         assert_eq!(feed(&mut checker, "ffff"), [vec![DOWN], vec![], vec![Action::Cut], vec![]]);
+    }
+
+    #[test]
+    fn after_maintenance_the_first_probe_decides_as_at_the_beginning() {
+        let mut checker = checker(HealthState::Down);
+        let now = Instant::now();
+        assert_eq!(checker.handle(Input::Maintained, now), []);
+        assert_eq!(checker.health(), HealthState::Unchecked);
+        assert!(checker.next() - now < Duration::from_secs(1), "it looks often whether that is over");
+        assert_eq!(feed(&mut checker, "g"), [vec![UP]]);
     }
 
     #[test]

@@ -191,3 +191,19 @@ async fn shutdown_ends_the_runner_and_its_probes() {
     // The snapshot's and ours are left.
     wait_until("the check's task is gone", || Arc::strong_count(&backend) == 2).await;
 }
+
+#[tokio::test]
+async fn a_backend_in_maintenance_is_not_asked_how_it_is() {
+    let server = Server::sink().await;
+    let lab = Lab::start([pool("web", config([server.address]), None)]);
+    let backend = lab.backend("web", 0);
+    wait_for(&backend, HealthState::Up).await;
+    let say = |state| {
+        let change = crate::balance::AdminChange { state, weight: None, by: "alice".into(), at: std::time::UNIX_EPOCH };
+        backend.administer(Arc::new(change), Instant::now());
+    };
+    say(AdminState::Maint);
+    wait_for(&backend, HealthState::Unchecked).await;
+    say(AdminState::Ready);
+    wait_for(&backend, HealthState::Up).await;
+}

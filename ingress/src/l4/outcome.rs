@@ -118,6 +118,8 @@ reasons! {
         RouteRemoved => "route_removed",
         /// The network device towards one end is gone, and no other led there.
         DeviceGone => "device_gone",
+        /// An operator put the backend into maintenance.
+        Maintenance => "maintenance",
         /// An operator's `ingress flows kill`.
         Killed => "killed",
         /// The daemon died between accept and handoff, or stopped while relaying.

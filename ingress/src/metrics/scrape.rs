@@ -10,7 +10,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 
 use super::process::ProcessUse;
-use crate::balance::{BackendView, PoolView};
+use crate::balance::{AdminState, BackendView, PoolView};
 use crate::dataplane::view::KernelStatus;
 
 /// One moment of everything that keeps its own numbers. Whoever serves `/metrics` fills it.
@@ -89,10 +89,18 @@ impl Scrape {
         });
         let checks = backends.iter().filter_map(|(labels, b)| Some((*labels, b.last_check.as_ref()?)));
         let durations = checks.filter_map(|(labels, check)| Some((labels, check.latency_ms? / 1_000.0)));
-        let weights = backends.iter().map(|(labels, b)| (*labels, if is_up(b) { b.effective_weight } else { 0.0 }));
+        let takes = |b: &BackendView| is_up(b) && b.admin_state() == AdminState::Ready;
+        let weights = backends.iter().map(|(labels, b)| (*labels, if takes(b) { b.effective_weight } else { 0.0 }));
+        let states = backends.iter().flat_map(|([pool, backend], b)| {
+            let is = b.admin_state();
+            AdminState::ALL.map(|state| ([*pool, *backend, ("state", state.as_str())], u64::from(is == state)))
+        });
 
-        out.gauges("ingress_backend_up", "1: takes new connections", each(|b| is_up(b).into()))?;
-        let help = "Weight now: ramps up in slow start, 0 while down";
+        let help = "1: its checks are good, or it has none";
+        out.gauges("ingress_backend_up", help, each(|b| is_up(b).into()))?;
+        let help = "1: operators want the backend to be so";
+        out.gauges("ingress_backend_admin_state", help, states)?;
+        let help = "Weight now: ramps up in slow start, 0 while down, drained or in maintenance";
         out.gauges("ingress_backend_weight", help, weights)?;
         out.gauges("ingress_backend_connections_open", "Connections now, kernel and relay", each(|b| b.in_flight))?;
         out.counters("ingress_backend_connections", "Connections made", each(|b| b.connections_total))?;
@@ -185,7 +193,7 @@ impl Scrape {
     }
 }
 
-/// Takes new connections: its checks are good, or it has none, and its name is resolved.
+/// Could take new connections: its checks are good, or it has none, and its name is resolved. Operators are not asked.
 pub fn is_up(backend: &BackendView) -> bool {
     matches!(backend.state.as_str(), "up" | "unchecked")
 }

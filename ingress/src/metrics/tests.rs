@@ -46,6 +46,7 @@ fn backend(name: &str) -> BackendView {
         state: "up".into(),
         since: 1.0,
         last_check: Some(CheckView { ok: true, error: None, latency_ms: Some(1.5), age: 1.0 }),
+        admin: None,
         in_flight: 2,
         connections_total: 3,
         connect_failures: 0,

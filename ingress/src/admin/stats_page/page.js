@@ -23,6 +23,7 @@ const WORDS = {
   connect_failed: "no backend took it", draining: "daemon was stopping", client_reset: "client reset it",
   closed: "closed in order", backend_reset: "backend reset it", idle_timeout: "nothing said for too long",
   backend_down: "backend went down", route_removed: "route removed", device_gone: "its network device is gone",
+  maintenance: "backend in maintenance",
   killed: "ended by an operator", daemon_stopped: "daemon stopped",
 };
 
