@@ -117,13 +117,16 @@ fn write_kernel(out: &mut impl Write, kernel: &KernelStatus) -> io::Result<()> {
             write_admission(out, admission)?;
         }
     }
-    if let Some(PortStatus { range, most_taken, per_second_if_backend_closes }) = ports {
+    if let Some(PortStatus { range, most_taken, per_second_if_backend_closes, held_by_others }) = ports {
         writeln!(
             out,
             "         ports {}-{}: at most {most_taken} taken towards one backend; one that closes first gets up to \
              {per_second_if_backend_closes} connections a second",
             range.0, range.1
         )?;
+        if *held_by_others > 0 {
+            writeln!(out, "         {held_by_others} of them in use by other programs, and left to those")?;
+        }
     }
     Ok(())
 }

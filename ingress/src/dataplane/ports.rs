@@ -1,7 +1,7 @@
 //! Source ports towards backends. The kernel's own choice will not do: it gives away the port of a closed socket, while the
 //! flow that left that socket still lives in the flow table.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,8 +25,23 @@ struct Backend {
     taken: Vec<u64>,
     next: u16,
     count: u32,
-    /// Ports in the backend's TIME_WAIT, oldest first.
-    resting: VecDeque<(Instant, u16)>,
+    /// Ports that nobody gets for a while, oldest first.
+    resting: VecDeque<Resting>,
+}
+
+#[derive(Clone, Copy)]
+struct Resting {
+    until: Instant,
+    port: u16,
+    why: Rest,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// The backend holds it in TIME_WAIT.
+    TimeWait,
+    /// A socket of another program stands on it.
+    Foreign,
 }
 
 /// A taken port; dropping it makes it free.
@@ -76,30 +91,43 @@ impl Ports {
         let mut backends = self.backends.lock();
         let Some(entry) = backends.get_mut(&backend) else { return };
         if rest {
-            entry.resting.push_back((now + TIME_WAIT, port));
+            entry.resting.push_back(Resting { until: now + TIME_WAIT, port, why: Rest::TimeWait });
         } else {
             entry.clear(self.range, port);
         }
     }
 
     pub(super) fn status(&self) -> PortStatus {
-        let most_taken = self.backends.lock().values().map(|entry| entry.count).max().unwrap_or(0);
+        let backends = self.backends.lock();
+        let most_taken = backends.values().map(|entry| entry.count).max().unwrap_or(0);
+        let now = Instant::now();
+        let foreign =
+            backends.values().flat_map(|entry| &entry.resting).filter(|r| r.why == Rest::Foreign && r.until > now);
+        let held_by_others = foreign.map(|resting| resting.port).collect::<HashSet<_>>().len() as u32;
+        drop(backends);
         let size = u32::from(self.range.1 - self.range.0) + 1;
         let per_second_if_backend_closes = size / TIME_WAIT.as_secs() as u32;
-        PortStatus { range: self.range, most_taken, per_second_if_backend_closes }
+        PortStatus { range: self.range, most_taken, per_second_if_backend_closes, held_by_others }
     }
 
-    /// Where the host may give our ports to other sockets, which costs us a try each time. `None`: nowhere.
+    /// Where the host may give our ports to other sockets, and what to do about that. `None`: nowhere.
     pub(super) fn shared_with_host(&self) -> Option<String> {
         let read = |name: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
-        let (low, high) = self.range;
-        shared(self.range, &read("ip_local_port_range"), &read("ip_local_reserved_ports")).then(|| {
-            format!(
-                "source ports {low}-{high} overlap net.ipv4.ip_local_port_range and are not in \
-                 net.ipv4.ip_local_reserved_ports: add them there, or choose another kernel.port_range"
-            )
-        })
+        let (local, reserved) = (read("ip_local_port_range"), read("ip_local_reserved_ports"));
+        shared(self.range, &local, &reserved).then(|| advice(self.range, &local, &reserved))
     }
+}
+
+fn advice((low, high): (u16, u16), local: &str, reserved: &str) -> String {
+    let local = local.split_whitespace().collect::<Vec<_>>().join("-");
+    let reserved = reserved.trim();
+    let comma = if reserved.is_empty() { "" } else { "," };
+    let all = format!("{reserved}{comma}{low}-{high}");
+    format!(
+        "source ports {low}-{high} may be given to other programs too (net.ipv4.ip_local_port_range is {local}): run `sysctl -w \
+         net.ipv4.ip_local_reserved_ports={all}` now, and for the next boot put the line \
+         `net.ipv4.ip_local_reserved_ports = {all}` into /etc/sysctl.d/30-ingress.conf; or choose another kernel.port_range"
+    )
 }
 
 /// `local`: "32768\t60999"; `reserved`: "20000-32767,40000" (Documentation/networking/ip-sysctl.rst).
@@ -120,6 +148,14 @@ fn shared(range: (u16, u16), local: &str, reserved: &str) -> bool {
 impl PortGuard {
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// A socket of another program stands on it: nobody asks for it again for a minute.
+    pub(crate) fn leave(mut self) {
+        self.armed = false;
+        if let Some(entry) = self.ports.backends.lock().get_mut(&self.backend) {
+            entry.resting.push_back(Resting { until: Instant::now() + TIME_WAIT, port: self.port, why: Rest::Foreign });
+        }
     }
 
     /// The port now belongs to a kernel flow, whose end frees it.
@@ -145,7 +181,7 @@ impl Backend {
     /// Resting ports whose time is over are free again; with `force`, the one that has rested longest is too.
     fn wake(&mut self, range: (u16, u16), now: Instant, force: bool) {
         let mut force = force;
-        while let Some((until, port)) = self.resting.front().copied() {
+        while let Some(Resting { until, port, why: _ }) = self.resting.front().copied() {
             if until > now && !force {
                 break;
             }
@@ -206,6 +242,27 @@ mod tests {
         ] {
             assert_eq!(shared(range, "32768\t60999\n", reserved), expected, "{range:?} {reserved:?}");
         }
+    }
+
+    #[test]
+    fn advice_keeps_what_is_reserved_already() {
+        let said = advice((40_000, 49_999), "32768\t60999\n", "\n");
+        assert!(said.contains("sysctl -w net.ipv4.ip_local_reserved_ports=40000-49999`"), "{said}");
+        assert!(said.contains("is 32768-60999"), "{said}");
+        let said = advice((40_000, 49_999), "32768\t60999\n", "22,50000-50003\n");
+        assert!(said.contains("sysctl -w net.ipv4.ip_local_reserved_ports=22,50000-50003,40000-49999`"), "{said}");
+    }
+
+    #[test]
+    fn a_port_of_another_program_is_counted_and_comes_last() {
+        let ports = Ports::new(RANGE);
+        let now = Instant::now();
+        let foreign = ports.take(backend(), now).expect("free");
+        let held = foreign.port();
+        foreign.leave();
+        assert_eq!(ports.status().held_by_others, 1);
+        let taken: Vec<_> = (0..4).filter_map(|_| ports.take(backend(), now)).collect();
+        assert_eq!(taken.iter().map(PortGuard::port).collect::<Vec<_>>(), [20_001, 20_002, 20_003, held]);
     }
 
     const RANGE: (u16, u16) = (20_000, 20_003);

@@ -33,6 +33,9 @@ pub struct PortStatus {
     pub most_taken: u32,
     /// New connections a second to one backend that closes first: each port rests there for a minute.
     pub per_second_if_backend_closes: u32,
+    /// On which other programs' sockets stood when one was wanted, within the last minute.
+    #[serde(default)]
+    pub held_by_others: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -44,8 +44,8 @@ pub(crate) struct Caller<'a> {
 
 /// A client this far away sends its SYN's twin along, so that the backend's first RTT sample is the client's.
 const FAR: Duration = Duration::from_millis(5);
-/// Ports that are tried when the kernel still holds a socket on one.
-const PORT_TRIES: usize = 8;
+/// Ports that are tried where other sockets stand on them. Each costs two system calls, and those of other programs only once a minute.
+const PORT_TRIES: usize = 64;
 
 /// Connects as `config` says. `we_speak`: something will be written as soon as the connection stands.
 pub(crate) async fn connect(
@@ -100,8 +100,13 @@ async fn for_handoff(
             // is woken once.
             SockRef::from(&socket).set_tcp_quickack(false)?;
         }
-        if socket.bind(any(backend, port.port())).is_err() {
-            continue;
+        match socket.bind(any(backend, port.port())) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                port.leave();
+                continue;
+            }
+            Err(_) => continue,
         }
         match socket.connect(backend).await {
             Ok(stream) => return connected(stream, Some(Prepared { port, client })),
