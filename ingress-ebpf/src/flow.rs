@@ -46,15 +46,17 @@ pub struct ListenerKey {
     pub reserved: [u8; 2],
 }
 
-/// What a SYN said when it crossed our programs. Value of `ingress_syns`; its presence proves that the handshake's wire
+/// What a handshake said when it crossed our programs. Value of `ingress_notes`; its presence proves that the handshake's wire
 /// addresses are the sockets' own: no NAT stands between the programs and the stack.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SynSeen {
-    /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
-    pub at: u64,
-    /// Device that it arrived on or leaves by.
+    /// Device that the SYN arrived on or left by.
     pub ifindex: u32,
+    /// Device by which our own packet left, SYN or SYN-ACK; 0: by none that carries the programs.
+    pub left_by: u32,
+    /// The firewall mark of that packet as it left.
+    pub mark: u32,
     /// `SYN_*` bits.
     pub flags: u32,
     /// The first number after the handshake in our own stack's stream, and in the other end's. Whoever sends the SYN is known

@@ -10,7 +10,7 @@ pub mod map {
     pub const LAYOUT: &str = "ingress_layout";
     pub const LABELS: &str = "ingress_labels";
     pub const LISTENERS: &str = "ingress_listen";
-    pub const SYNS: &str = "ingress_syns";
+    pub const NOTES: &str = "ingress_notes";
     pub const VERDICTS: &str = "ingress_verdict";
     pub const EVENTS: &str = "ingress_events";
     pub const POLICY: &str = "ingress_policy";
@@ -21,13 +21,16 @@ pub mod map {
     pub const SOURCES: &str = "ingress_sources";
     pub const DROPS: &str = "ingress_drops";
 
+    /// Those of earlier builds that no build uses any more.
+    pub const RETIRED: &[&str] = &["ingress_syns"];
+
     /// Those of the object that are pinned, in no particular order.
     pub const PINNED: &[&str] = &[
         FLOWS,
         CONNECTIONS,
         LABELS,
         LISTENERS,
-        SYNS,
+        NOTES,
         VERDICTS,
         EVENTS,
         POLICY,

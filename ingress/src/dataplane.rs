@@ -6,6 +6,7 @@ mod admission;
 mod batch;
 mod conntrack;
 mod devices;
+mod dump;
 mod flows;
 mod labels;
 mod links;
@@ -20,6 +21,8 @@ mod program_tests;
 mod reaper;
 pub(crate) mod repair;
 mod reset;
+mod routes;
+mod rules;
 mod slots;
 pub mod view;
 mod xdp;
@@ -30,7 +33,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub(crate) use flows::{Arming, Flows, Plan};
+pub(crate) use flows::{Arming, Flows, Leg, Plan, Server, Way};
 pub(crate) use path::Paths;
 pub(crate) use ports::PortGuard;
 pub use view::{AdmissionStatus, InterfaceStatus, KernelStatus, PortStatus};

@@ -37,8 +37,8 @@ pub(super) static LISTENERS: HashMap<ListenerKey, u32, 1_024, NO_PREALLOC> = Has
 
 /// Key: addresses and ports of the handshake as *arriving* packets carry them. Writer: tc programs. Reader: daemon, which
 /// takes the entry at the handoff. An evicted entry means relay, never harm.
-#[btf_map(name = "ingress_syns")]
-pub(super) static SYNS: LruHashMap<FlowKey, SynSeen, 16_384> = LruHashMap::new();
+#[btf_map(name = "ingress_notes")]
+pub(super) static NOTES: LruHashMap<FlowKey, SynSeen, 16_384> = LruHashMap::new();
 
 /// Packets per [`Verdict`].
 #[btf_map(name = "ingress_verdict")]

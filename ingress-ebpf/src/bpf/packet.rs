@@ -113,6 +113,20 @@ impl Packet {
         unsafe { (*self.skb).priority = priority };
     }
 
+    /// The firewall mark.
+    #[inline(always)]
+    pub(super) fn mark(&self) -> u32 {
+        self.field(|skb| skb.mark)
+    }
+
+    #[inline(always)]
+    pub(super) fn clear_mark(&self) {
+        if self.mark() != 0 {
+            // SAFETY: as in `field`; the mark is writable for tc programs.
+            unsafe { (*self.skb).mark = 0 };
+        }
+    }
+
     #[inline(always)]
     pub(super) fn len(&self) -> u32 {
         self.field(|skb| skb.len)

@@ -20,7 +20,7 @@ use ingress_ebpf::too_big::{TooBig, is_to_sender, quoted_direction};
 use ingress_ebpf::verdict::{Action, Verdict};
 
 use super::admission::{self, Unlinked};
-use super::maps::{CONNECTIONS, EXIST, FLOWS, LISTENERS, SYNS, count, declare_labels, tell};
+use super::maps::{CONNECTIONS, EXIST, FLOWS, LISTENERS, NOTES, count, declare_labels, tell};
 use super::options::{Limits, Place, prepare_syn, translate_sack};
 use super::packet::{Bare, Ethernet, Family, Layout, Look, Packet, Plain};
 
@@ -187,8 +187,12 @@ fn act<L: Layout>(packet: Packet, verdict: Verdict, output: u32) -> i32 {
             tell_drop(packet, verdict);
             TC_ACT_SHOT
         }
-        // SAFETY: no parameters: the helper finds the neighbour by a route lookup on that device.
-        Action::Redirect => unsafe { bpf_redirect_neigh(output, core::ptr::null_mut(), 0, 0) as i32 },
+        Action::Redirect => {
+            // Somebody's before us may have set one. It would take part in the lookup, and nobody has asked for the way of a marked packet.
+            packet.clear_mark();
+            // SAFETY: no parameters: the helper finds the neighbour by a route lookup on that device.
+            unsafe { bpf_redirect_neigh(output, core::ptr::null_mut(), 0, 0) as i32 }
+        }
         // SAFETY: a plain call.
         Action::Reflect => unsafe { bpf_redirect(output, 0) as i32 },
     }
@@ -396,7 +400,7 @@ fn on_syn(plain: &Plain, direction: Direction, connection: &Connection) -> Optio
 #[inline(never)]
 fn note_answer(key: &FlowKey, remote_next: u32, ack: u32) {
     // SAFETY: a copy; a mixed one of an entry that is replaced meanwhile does not fit the answer.
-    let Some(mut seen) = (unsafe { SYNS.get(key) }).copied() else { return };
+    let Some(mut seen) = (unsafe { NOTES.get(key) }).copied() else { return };
     if seen.flags & SYN_OURS == 0 || seen.flags & SYN_AGAIN != 0 || seen.local_next != ack {
         return;
     }
@@ -409,7 +413,7 @@ fn note_answer(key: &FlowKey, remote_next: u32, ack: u32) {
         return;
     }
     // Not in place: the memory of an evicted entry may already be another handshake's.
-    let _ = SYNS.insert(key, seen, EXIST);
+    let _ = NOTES.insert(key, seen, EXIST);
 }
 
 /// A SYN without a flow, or on one that is over. For a listener, it is made ready for a later handoff: no timestamps, no ECN.
@@ -446,14 +450,16 @@ fn new_connection<L: Layout>(packet: &Packet) -> Verdict {
         flags |= SYN_SACK;
     }
     let remote_next = u32::from_be(tcp.seq).wrapping_add(1);
+    let (mut left_by, mut mark) = (0, 0);
     // SAFETY: a copy; of an entry that is replaced meanwhile, a mixed one at worst, which is as unknown as none.
-    if unsafe { SYNS.get(&key) }.is_some_and(|earlier| earlier.remote_next == remote_next) {
+    if let Some(earlier) = unsafe { NOTES.get(&key) }
+        && earlier.remote_next == remote_next
+    {
         flags |= SYN_AGAIN;
+        (left_by, mark) = (earlier.left_by, earlier.mark);
     }
-    // SAFETY: a plain call.
-    let at = unsafe { bpf_ktime_get_ns() };
-    let seen = SynSeen { at, ifindex: packet.arrived_on(), flags, local_next: 0, remote_next };
-    let _ = SYNS.insert(&key, seen, 0);
+    let seen = SynSeen { ifindex: packet.arrived_on(), left_by, mark, flags, local_next: 0, remote_next };
+    let _ = NOTES.insert(&key, seen, 0);
     Verdict::SynPrepared
 }
 

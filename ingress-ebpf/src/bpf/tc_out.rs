@@ -1,7 +1,7 @@
 //! tc egress: keeps our own host silent on handed-off tuples, and prepares our SYNs towards backends.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_clone_redirect, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_clone_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
@@ -15,7 +15,7 @@ use ingress_ebpf::names::{
 };
 use ingress_ebpf::verdict::{Action, Verdict};
 
-use super::maps::{CONNECTIONS, EXIST, FLOWS, SYNS, count};
+use super::maps::{CONNECTIONS, EXIST, FLOWS, NOTES, count};
 use super::options::{Limits, Place, prepare_syn};
 use super::packet::{Bare, Ethernet, Family, Layout, Look, Packet};
 
@@ -89,7 +89,7 @@ fn judge<L: Layout>(packet: &Packet) -> Verdict {
             return backend_syn::<L>(*packet, &answered, priority);
         }
     } else if plain.tcp.flags & (SYN | ACK | FIN | RST) == SYN | ACK {
-        note_answer(&answered, u32::from_be(plain.tcp.seq).wrapping_add(1), u32::from_be(plain.tcp.ack));
+        note_answer(*packet, &answered, u32::from_be(plain.tcp.seq).wrapping_add(1), u32::from_be(plain.tcp.ack));
     }
     // The flow whose packets this one would answer.
     // SAFETY: entries are never changed after they were inserted.
@@ -109,14 +109,26 @@ fn judge<L: Layout>(packet: &Packet) -> Verdict {
 /// Our stack answers a client's SYN: completes what is remembered of it.
 // A stack frame of its own: a program has 512 bytes, and the splice needs most of them.
 #[inline(never)]
-fn note_answer(key: &FlowKey, local_next: u32, remote_next: u32) {
+fn note_answer(packet: Packet, key: &FlowKey, local_next: u32, remote_next: u32) {
     // SAFETY: a copy; a mixed one of an entry that is replaced meanwhile does not fit the answer.
-    let Some(mut seen) = (unsafe { SYNS.get(key) }).copied() else { return };
-    if seen.flags & (SYN_OURS | SYN_NUMBERS | SYN_AGAIN) == 0 && seen.remote_next == remote_next {
+    let Some(mut seen) = (unsafe { NOTES.get(key) }).copied() else { return };
+    if seen.flags & SYN_OURS != 0 || seen.remote_next != remote_next {
+        return;
+    }
+    let numbers = seen.flags & (SYN_NUMBERS | SYN_AGAIN) == 0;
+    if numbers {
         seen.local_next = local_next;
         seen.flags |= SYN_NUMBERS;
+    }
+    // The first device is the one that the stack chose: what it stands on may see the packet too.
+    let way = seen.left_by == 0;
+    if way {
+        seen.left_by = packet.device();
+        seen.mark = packet.mark();
+    }
+    if numbers || way {
         // Not in place: the memory of an evicted entry may already be another handshake's.
-        let _ = SYNS.insert(key, seen, EXIST);
+        let _ = NOTES.insert(key, seen, EXIST);
     }
 }
 
@@ -142,10 +154,9 @@ fn backend_syn<L: Layout>(packet: Packet, answered: &FlowKey, priority: u32) -> 
         flags |= SYN_SACK;
     }
     let local_next = u32::from_be(tcp.seq).wrapping_add(1);
-    // SAFETY: a plain call.
-    let at = unsafe { bpf_ktime_get_ns() };
-    let seen = SynSeen { at, ifindex: packet.device(), flags, local_next, remote_next: 0 };
-    let _ = SYNS.insert(answered, seen, 0);
+    let device = packet.device();
+    let seen = SynSeen { ifindex: device, left_by: device, mark: packet.mark(), flags, local_next, remote_next: 0 };
+    let _ = NOTES.insert(answered, seen, 0);
     if priority & PRIORITY_SYN_TWICE != 0 {
         // SAFETY: the helper clones the packet; the clone's priority is cleared, so it passes here as any other.
         unsafe { bpf_clone_redirect(packet.raw(), packet.device(), 0) };

@@ -268,7 +268,7 @@ const fn is_eligible(reason: RelayReason) -> bool {
     use RelayReason as R;
     match reason {
         R::KernelOff | R::Policy | R::Rtt | R::Family | R::Local | R::Device => false,
-        R::Unseen | R::Options | R::Mtu => false,
+        R::Unseen | R::Options | R::Mtu | R::Route => false,
         R::HalfClosed | R::OutOfOrder | R::ServerFirst | R::Window => true,
         R::Full | R::Ports | R::Error => true,
     }

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::dump::dump;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
@@ -28,38 +28,17 @@ pub(super) enum Link {
 
 /// All of them, in the kernel's order.
 pub(super) fn all() -> io::Result<Vec<Device>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(question));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-
     let mut devices: Vec<Device> = Vec::new();
     let mut vlan_parents = Vec::new();
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = &datagram[..];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-            let length = (message.header.length as usize).next_multiple_of(4).clamp(16, rest.len());
-            rest = &rest[length..];
-            if matches!(message.payload, NetlinkPayload::Done(_) | NetlinkPayload::Error(_)) {
-                for device in &mut devices {
-                    device.has_vlans = vlan_parents.contains(&device.index);
-                }
-                return Ok(devices);
-            }
-            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = message.payload else { continue };
-            vlan_parents.extend(vlan_parent(&link));
-            devices.extend(device(&link));
-        }
+    for answer in dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
+        vlan_parents.extend(vlan_parent(&link));
+        devices.extend(device(&link));
     }
+    for device in &mut devices {
+        device.has_vlans = vlan_parents.contains(&device.index);
+    }
+    Ok(devices)
 }
 
 /// One of `all`, or a device that stands for its absence.

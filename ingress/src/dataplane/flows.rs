@@ -5,6 +5,7 @@ mod arming;
 mod attaching;
 mod ending;
 mod report;
+mod way;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use super::loader::{self, Loaded};
 use super::ports::{PortGuard, Ports};
 use super::reaper::Reaper;
 use super::reset::{Resetter, endpoint, socket_address};
+use super::routes::Routing;
 use super::slots::Slots;
 use super::{EndSink, Held};
 use crate::config::Config;
@@ -37,6 +39,7 @@ use crate::flow::Transferred;
 use crate::l4::outcome::EndReason;
 
 pub(crate) use self::arming::{Arming, Plan};
+pub(crate) use self::way::{Leg, Server, Way};
 
 /// The first flight must be acknowledged within this time.
 pub(super) const ARMED_DEADLINE: Duration = Duration::from_secs(10);
@@ -44,7 +47,7 @@ pub(super) const ARMED_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) struct Flows {
     pub(super) slots: Slots,
     entries: Mutex<Entries>,
-    syns: Mutex<BpfHashMap<MapData, FlowKey, SynSeen>>,
+    notes: Mutex<BpfHashMap<MapData, FlowKey, SynSeen>>,
     listeners: Mutex<BpfHashMap<MapData, ListenerKey, u32>>,
     verdicts: PerCpuArray<MapData, u64>,
     labels: Mutex<Labels>,
@@ -55,6 +58,8 @@ pub(crate) struct Flows {
     interfaces: Mutex<Vec<Attached>>,
     /// Devices that connections may still want to leave by, and since when they are gone.
     gone: Mutex<HashMap<u32, Instant>>,
+    /// Whether and since when routes have to be asked for.
+    pub(super) routing: Routing,
     admission: Mutex<Admission>,
     resetter: Resetter,
     pub(super) conntrack: Conntrack,
@@ -80,7 +85,15 @@ pub(super) struct Live {
     pub(super) armed_at: Option<Instant>,
     /// Bytes that the sink has heard of.
     pub(super) told: Transferred,
+    /// By direction: it leaves where the route to its end leads, and moves when that moves. `None`: nobody has looked yet.
+    pub(super) follows: Option<[bool; 2]>,
     pub(super) _held: Held,
+}
+
+impl Live {
+    fn adopted(held: Held) -> Self {
+        Self { backend_socket: None, armed_at: None, told: Transferred::default(), follows: None, _held: held }
+    }
 }
 
 impl Flows {
@@ -106,7 +119,7 @@ impl Flows {
                 map: BpfHashMap::try_from(entries)?,
                 overtaken: HashSet::new(),
             }),
-            syns: Mutex::new(BpfHashMap::try_from(loaded.take_map(map::SYNS)?)?),
+            notes: Mutex::new(BpfHashMap::try_from(loaded.take_map(map::NOTES)?)?),
             listeners: Mutex::new(BpfHashMap::try_from(loaded.take_map(map::LISTENERS)?)?),
             verdicts: PerCpuArray::try_from(loaded.take_map(map::VERDICTS)?)?,
             labels: Mutex::new(Labels::adopt(BpfHashMap::try_from(loaded.take_map(map::LABELS)?)?)),
@@ -114,6 +127,7 @@ impl Flows {
             wanted: Mutex::new(Wanted::new(all)),
             interfaces: Mutex::new(Vec::new()),
             gone: Mutex::new(HashMap::new()),
+            routing: Routing::new(),
             admission: Mutex::new(admission),
             loaded: Mutex::new(loaded),
             resetter: Resetter::open().context("opening a raw socket")?,
@@ -125,8 +139,9 @@ impl Flows {
             adopted: AtomicU64::new(0),
         });
         flows.loaded.lock().take_links()?;
-        // First to listen, then to look: no device comes in between.
-        let links = Links::open().context("listening for network devices")?;
+        // First to listen, then to look: no device comes in between, and no route.
+        let links = Links::open().context("listening for network devices and routes")?;
+        flows.routing.changed();
         flows.attach().context("listing network devices")?;
         flows.loaded.lock().settle(&flows.slots, &flows.attached())?;
         flows.adopt();
@@ -150,14 +165,12 @@ impl Flows {
                 State::Spliced => {
                     self.ports.adopt(socket_address(&connection.backend), port(&connection.source.port));
                     let held = self.sink.adopted(&self.info(&connection));
-                    let live = Live { backend_socket: None, armed_at: None, told: Transferred::default(), _held: held };
-                    self.live.lock().insert(index, live);
+                    self.live.lock().insert(index, Live::adopted(held));
                     self.adopted.fetch_add(1, Ordering::Relaxed);
                 }
                 State::Armed | State::Moving => {
                     let held = self.sink.adopted(&self.info(&connection));
-                    let live = Live { backend_socket: None, armed_at: None, told: Transferred::default(), _held: held };
-                    self.live.lock().insert(index, live);
+                    self.live.lock().insert(index, Live::adopted(held));
                     self.ports.adopt(socket_address(&connection.backend), port(&connection.source.port));
                     let acked = connection.from_backend.flags & FIRST_FLIGHT_ACKED != 0;
                     // One that still moves has lost its numbers with the table that it came from.
@@ -212,7 +225,7 @@ impl Flows {
     /// What the handshake of the host `from` with our socket `to` said when it crossed our programs. Entries carry the
     /// sockets' own addresses: that there is one proves that no NAT stands between.
     pub(crate) fn handshake(&self, from: SocketAddr, to: SocketAddr) -> Option<SynSeen> {
-        self.syns.lock().get(&key(from, to), 0).ok()
+        self.notes.lock().get(&key(from, to), 0).ok()
     }
 
     pub(crate) fn take_port(&self, backend: SocketAddr) -> Option<PortGuard> {

@@ -1,11 +1,11 @@
-//! Notices network devices that come, change and go (RTNLGRP_LINK, rtnetlink(7)) while the daemon runs.
+//! Notices network devices that come, change and go (RTNLGRP_LINK, rtnetlink(7)) while the daemon runs, and routes that change.
 
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -14,9 +14,36 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::flows::Flows;
 use super::path::Paths;
+use super::routes::RouteNews;
 
 /// How often connections without a device are looked after, and how long a stopping daemon waits for this thread at most.
 const ROUND_MS: u16 = 500;
+
+/// How often connections are led along routes that change, on a host where some change all the time.
+struct Pace {
+    /// That are left to do.
+    rounds: u32,
+    next: Instant,
+}
+
+impl Pace {
+    /// One at once, one for the handoffs that were under way.
+    const ROUNDS: u32 = 2;
+    /// Between two rounds, at least.
+    const PAUSE: Duration = Duration::from_millis(100);
+    /// A round costs a question a connection. This part of the time goes by between rounds.
+    const SHARE: u32 = 20;
+
+    fn go(&mut self, round: impl FnOnce()) {
+        if self.rounds == 0 {
+            return;
+        }
+        let began = Instant::now();
+        round();
+        self.rounds -= 1;
+        self.next = Instant::now() + Self::PAUSE.max(began.elapsed() * Self::SHARE);
+    }
+}
 
 /// Devices that may be others than before, though they have the same index and name.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,6 +65,7 @@ impl Renewed {
 
 pub(super) struct Links {
     socket: Socket,
+    routes: RouteNews,
     paths: Paths,
 }
 
@@ -48,7 +76,7 @@ impl Links {
         socket.bind_auto()?;
         socket.add_membership(libc::RTNLGRP_LINK)?;
         socket.set_non_blocking(true)?;
-        Ok(Self { socket, paths: Paths::open()? })
+        Ok(Self { socket, routes: RouteNews::open()?, paths: Paths::open()? })
     }
 
     /// Tells `flows`, from a thread of its own, until that stops.
@@ -58,9 +86,19 @@ impl Links {
     }
 
     fn run(&mut self, flows: &Flows) {
+        flows.find_followers(&mut self.paths);
+        let mut pace = Pace { rounds: 0, next: Instant::now() };
         while !flows.stopping.load(Ordering::Acquire) {
-            let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            if let Err(error) = poll(&mut sockets, PollTimeout::from(ROUND_MS))
+            let pause = pace.next.saturating_duration_since(Instant::now());
+            let mut sockets =
+                [&self.socket.as_fd(), &self.routes.as_fd()].map(|socket| PollFd::new(*socket, PollFlags::POLLIN));
+            let heard = if pause.is_zero() { &mut sockets[..] } else { &mut sockets[..1] };
+            let wait = match pause.is_zero() {
+                true if pace.rounds > 0 => 0,
+                true => ROUND_MS,
+                false => pause.as_millis().saturating_add(1).min(ROUND_MS.into()) as u16,
+            };
+            if let Err(error) = poll(heard, PollTimeout::from(wait))
                 && error != nix::errno::Errno::EINTR
             {
                 tracing::error!(%error, "waiting for news of network devices");
@@ -70,6 +108,13 @@ impl Links {
                 flows.devices_changed(&renewed);
             }
             flows.rehome(&mut self.paths);
+            if pace.next <= Instant::now() {
+                if self.routes.take() {
+                    flows.routing.changed();
+                    pace.rounds = Pace::ROUNDS;
+                }
+                pace.go(|| flows.follow_routes(&mut self.paths));
+            }
         }
     }
 

@@ -95,6 +95,10 @@ pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
     }
     let slots = check_pinned(&pin_dir)?.or(predecessor.as_ref().map(Predecessor::slots)).unwrap_or(slots);
 
+    for retired in map::RETIRED {
+        // Programs that still use it hold it until ours take their place.
+        let _ = fs::remove_file(pin_dir.join(retired));
+    }
     let log_level = program_log::level();
     let mut loader = EbpfLoader::new();
     loader.override_global(program_log::LEVEL, &log_level, true);
@@ -420,7 +424,7 @@ const MAPS: [(&str, usize, usize); 13] = [
     (map::CONNECTIONS, size_of::<u32>(), size_of::<Connection>()),
     (map::LABELS, size_of::<u32>(), size_of::<Label>()),
     (map::LISTENERS, size_of::<ListenerKey>(), size_of::<u32>()),
-    (map::SYNS, size_of::<FlowKey>(), size_of::<SynSeen>()),
+    (map::NOTES, size_of::<FlowKey>(), size_of::<SynSeen>()),
     (map::VERDICTS, size_of::<u32>(), size_of::<u64>()),
     (map::POLICY, size_of::<u32>(), size_of::<Policy>()),
     (map::DEVICES, size_of::<u32>(), size_of::<u32>()),

@@ -1,13 +1,14 @@
-//! Asks the kernel which way a packet would go (RTM_GETROUTE, rtnetlink(7)), so that a flow is only installed where both of
-//! its ways leave by devices that carry our programs.
+//! Asks the kernel which way a packet would go (RTM_GETROUTE, rtnetlink(7)).
 
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
+use ingress_ebpf::header::IPPROTO_TCP;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -16,19 +17,42 @@ pub(crate) struct Paths {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
-    known: HashMap<(IpAddr, IpAddr), (Path, Instant)>,
+    known: HashMap<Question, (Path, Instant)>,
+    generation: u64,
 }
 
 const GOOD_FOR: Duration = Duration::from_secs(1);
 const KNOWN_MAX: usize = 4_096;
 
-/// Where packets from `source` to `destination` go.
+/// All that routing tables and rules look at, of a TCP packet that this host sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Question {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// 0: any.
+    pub(crate) source_port: u16,
+    /// 0: any.
+    pub(crate) destination_port: u16,
+    /// The firewall mark.
+    pub(crate) mark: u32,
+    /// The device that it has to leave by; 0: any.
+    pub(crate) device: u32,
+}
+
+/// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
-    /// Out by this device.
-    Out(u32),
+    Out(Hop),
     /// To this host itself, or nowhere that a splice could send.
     NotForwardable,
+}
+
+/// The next host on a packet's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) device: u32,
+    /// `None`: the destination itself.
+    pub(crate) gateway: Option<IpAddr>,
 }
 
 impl Paths {
@@ -36,44 +60,49 @@ impl Paths {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, buffer: Vec::with_capacity(4096), sequence: 0, known: HashMap::new() })
+        Ok(Self { socket, buffer: Vec::with_capacity(4096), sequence: 0, known: HashMap::new(), generation: 0 })
     }
 
-    pub(crate) fn ask(&mut self, source: IpAddr, destination: IpAddr, now: Instant) -> io::Result<Path> {
-        if let Some((path, asked)) = self.known.get(&(source, destination))
+    /// Forgets all answers that were given before routing became what it is in this generation.
+    pub(crate) fn renew(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.known.clear();
+        }
+    }
+
+    pub(crate) fn ask(&mut self, question: Question, now: Instant) -> io::Result<Path> {
+        if let Some((path, asked)) = self.known.get(&question)
             && now.duration_since(*asked) < GOOD_FOR
         {
             return Ok(*path);
         }
-        self.ask_anew(source, destination, now)
+        self.ask_anew(question, now)
     }
 
     /// Whatever is remembered.
-    pub(crate) fn ask_anew(&mut self, source: IpAddr, destination: IpAddr, now: Instant) -> io::Result<Path> {
-        let path = self.ask_kernel(source, destination)?;
+    pub(crate) fn ask_anew(&mut self, question: Question, now: Instant) -> io::Result<Path> {
+        let path = self.ask_kernel(&question)?;
         if self.known.len() >= KNOWN_MAX {
             self.known.retain(|_, (_, asked)| now.duration_since(*asked) < GOOD_FOR);
         }
-        if self.known.len() < KNOWN_MAX || self.known.contains_key(&(source, destination)) {
-            self.known.insert((source, destination), (path, now));
+        if self.known.len() < KNOWN_MAX || self.known.contains_key(&question) {
+            self.known.insert(question, (path, now));
         }
         Ok(path)
     }
 
-    fn ask_kernel(&mut self, source: IpAddr, destination: IpAddr) -> io::Result<Path> {
+    fn ask_kernel(&mut self, question: &Question) -> io::Result<Path> {
         let mut route = RouteMessage::default();
         let (family, bits) =
-            if destination.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
+            if question.destination.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
         route.header = RouteHeader {
             address_family: family,
             source_prefix_length: bits,
             destination_prefix_length: bits,
             ..RouteHeader::default()
         };
-        route.attributes = vec![
-            RouteAttribute::Destination(route_address(destination)),
-            RouteAttribute::Source(route_address(source)),
-        ];
+        route.attributes = question.attributes();
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST;
@@ -100,6 +129,45 @@ impl Paths {
     }
 }
 
+impl Question {
+    /// Of any packet of one address to another that nothing else is known of.
+    pub(crate) fn plain(source: IpAddr, destination: IpAddr) -> Self {
+        Self { source, destination, source_port: 0, destination_port: 0, mark: 0, device: 0 }
+    }
+
+    fn attributes(&self) -> Vec<RouteAttribute> {
+        let Self { source, destination, source_port, destination_port, mark, device } = *self;
+        let mut attributes = vec![
+            RouteAttribute::Destination(route_address(destination)),
+            RouteAttribute::Source(route_address(source)),
+            RouteAttribute::IpProto(IPPROTO_TCP),
+        ];
+        if source_port != 0 {
+            attributes.push(RouteAttribute::Sport(source_port));
+        }
+        if destination_port != 0 {
+            attributes.push(RouteAttribute::Dport(destination_port));
+        }
+        if mark != 0 {
+            attributes.push(RouteAttribute::Mark(mark));
+        }
+        if device != 0 {
+            attributes.push(RouteAttribute::Oif(device));
+        }
+        attributes
+    }
+}
+
+/// The device that a socket is bound to; 0: none.
+pub(super) fn bound_device(fd: RawFd) -> io::Result<u32> {
+    let mut device: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    let at = (&raw mut device).cast();
+    // SAFETY: the kernel writes at most `len` bytes.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, at, &raw mut len) };
+    if result == 0 { Ok(device as u32) } else { Err(io::Error::last_os_error()) }
+}
+
 fn path(route: &RouteMessage) -> Path {
     if route.header.kind != RouteType::Unicast {
         return Path::NotForwardable;
@@ -108,7 +176,18 @@ fn path(route: &RouteMessage) -> Path {
         let RouteAttribute::Oif(index) = attribute else { return None };
         Some(*index)
     });
-    device.map_or(Path::NotForwardable, Path::Out)
+    let gateway = route.attributes.iter().find_map(gateway);
+    device.map_or(Path::NotForwardable, |device| Path::Out(Hop { device, gateway }))
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    if let RouteAttribute::Gateway(RouteAddress::Inet(four)) = attribute {
+        return Some(IpAddr::V4(*four));
+    }
+    if let RouteAttribute::Gateway(RouteAddress::Inet6(six)) | RouteAttribute::Via(RouteVia::Inet6(six)) = attribute {
+        return Some(IpAddr::V6(*six));
+    }
+    None
 }
 
 fn route_address(ip: IpAddr) -> RouteAddress {
@@ -126,6 +205,13 @@ mod tests {
     fn loopback_is_not_forwardable() {
         let mut paths = Paths::open().expect("a netlink socket");
         let loopback = "127.0.0.1".parse().expect("test address");
-        assert_eq!(paths.ask(loopback, loopback, Instant::now()).expect("an answer"), Path::NotForwardable);
+        let question = Question { mark: 1, source_port: 443, ..Question::plain(loopback, loopback) };
+        assert_eq!(paths.ask(question, Instant::now()).expect("an answer"), Path::NotForwardable);
+    }
+
+    #[test]
+    fn a_socket_that_is_bound_to_no_device_says_so() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        assert_eq!(bound_device(std::os::fd::AsRawFd::as_raw_fd(&socket)).expect("an answer"), 0);
     }
 }

@@ -24,7 +24,7 @@ use super::limits::Guards;
 use super::outcome::{ConnectionInfo, RelayReason};
 use crate::config::HandoffPolicy;
 use crate::dataplane::repair::{self, Info, Numbers, Said};
-use crate::dataplane::{Arming, Flows, Kernel, Paths, Plan};
+use crate::dataplane::{Arming, Flows, Kernel, Leg, Paths, Plan, Server, Way};
 
 /// Everything that belongs to one connection at the moment when its backend is connected.
 #[derive(Debug)]
@@ -73,8 +73,8 @@ struct Legs {
     /// Bytes that the backend has room for.
     backend_takes: usize,
     scale: WindowScales,
-    to_backend_device: u32,
-    to_client_device: u32,
+    to_backend: Way,
+    to_client: Way,
 }
 
 pub(crate) async fn handoff(kernel: &Kernel, mut request: Handoff) -> HandoffOutcome {
@@ -123,8 +123,8 @@ fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayRe
         // into our socket before the entries stood.
         min_ack: first_flight_end.wrapping_add(1),
         scale: legs.scale,
-        to_backend_device: legs.to_backend_device,
-        to_client_device: legs.to_client_device,
+        to_backend: legs.to_backend,
+        to_client: legs.to_client,
         idle_timeout: request.idle_timeout,
     };
     let arming = flows.arm(&plan)?;
@@ -196,19 +196,22 @@ impl Legs {
         };
         let (client_fd, backend_fd) = (request.client.as_raw_fd(), request.backend.stream.as_raw_fd());
         let source = request.backend.source;
-        let devices = PATHS.with_borrow_mut(|paths| {
+        let client_syn = flows.handshake(client, local);
+        let backend_syn = flows.handshake(backend, source);
+        let to_client = Leg { socket: client_fd, ours: local, theirs: client, server: Server::We };
+        let to_backend = Leg { socket: backend_fd, ours: source, theirs: backend, server: Server::They };
+        let ways = PATHS.with_borrow_mut(|paths| {
             if paths.is_none() {
                 *paths = Some(Paths::open().map_err(failed("netlink"))?);
             }
             let paths = paths.as_mut().ok_or(RelayReason::Error)?;
             let now = Instant::now();
-            let to_client = flows.device(paths, local.ip(), client.ip(), now)?;
-            let to_backend = flows.device(paths, source.ip(), backend.ip(), now)?;
+            let to_client = flows.way(paths, &to_client, client_syn.as_ref(), now)?;
+            let to_backend = flows.way(paths, &to_backend, backend_syn.as_ref(), now)?;
             Ok((to_client, to_backend))
         });
-        let (to_client_device, to_backend_device) = devices?;
-        let client_syn = flows.handshake(client, local).ok_or(RelayReason::Unseen)?;
-        let backend_syn = flows.handshake(backend, source).ok_or(RelayReason::Unseen)?;
+        let (to_client, to_backend) = ways?;
+        let (client_syn, backend_syn) = client_syn.zip(backend_syn).ok_or(RelayReason::Unseen)?;
 
         let backend_info = repair::info(backend_fd).map_err(failed("TCP_INFO of the backend"))?;
         check(client_info, &backend_info)?;
@@ -243,8 +246,8 @@ impl Legs {
             backend_numbers,
             backend_takes,
             scale,
-            to_backend_device,
-            to_client_device,
+            to_backend,
+            to_client,
         })
     }
 }

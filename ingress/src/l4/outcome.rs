@@ -99,6 +99,8 @@ reasons! {
         Ports => "ports",
         /// A system call of the handoff failed; the log says which at level `debug`.
         Error => "error",
+        /// Routing rules send our own packets another way than spliced ones would find: by a firewall mark, or by ports.
+        Route => "route",
     }
 }
 

@@ -49,6 +49,7 @@ scenarios! {
     full: connection_for_which_the_kernel_has_no_slot_is_relayed,
     ports: connection_for_which_no_port_is_left_is_relayed,
     error: daemon_that_is_out_of_descriptors_relays_with_those_it_has,
+    route: mark_by_which_sockets_find_another_gateway_is_noticed,
 }
 
 #[test]
@@ -344,6 +345,18 @@ fn error(reason: &str) -> Result<()> {
     limit(&(last + 1).to_string())?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     limit("1024")?;
+    relayed(&node, reason, &[talk.finish()?])
+}
+
+fn route(reason: &str) -> Result<()> {
+    let (s1, backend) = stage()?;
+    let proxy = &s1.lab.proxy.ns;
+    proxy.nft(
+        "table ip marks { chain out { type route hook output priority mangle; tcp sport 443 meta mark set 7; }; }",
+    )?;
+    proxy.ip_batch("route add 192.0.2.0/24 via 192.0.2.101 table 100\nrule add fwmark 7 table 100\n")?;
+    let node = s1.node_with(config(&s1))?;
+    let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     relayed(&node, reason, &[talk.finish()?])
 }
 

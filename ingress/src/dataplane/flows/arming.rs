@@ -9,7 +9,7 @@ use aya::maps::MapError;
 use ingress_ebpf::connection::{Connection, Half, State, WindowScales};
 use ingress_ebpf::flow::{Direction, FlowEntry, FlowKey};
 
-use super::{Flows, Live, key, keys, monotonic};
+use super::{Flows, Live, Way, key, keys, monotonic};
 use crate::dataplane::Held;
 use crate::dataplane::labels::Words;
 use crate::dataplane::ports::PortGuard;
@@ -42,8 +42,8 @@ pub(crate) struct Plan<'a> {
     /// What must be acknowledged before anything is spliced to the client; equals `first_flight_end` unless held back.
     pub(crate) min_ack: u32,
     pub(crate) scale: WindowScales,
-    pub(crate) to_backend_device: u32,
-    pub(crate) to_client_device: u32,
+    pub(crate) to_backend: Way,
+    pub(crate) to_client: Way,
     pub(crate) idle_timeout: Duration,
 }
 
@@ -53,6 +53,7 @@ pub(crate) struct Arming {
     pub(crate) slot: SlotId,
     keys: [FlowKey; 2],
     label: u32,
+    follows: [bool; 2],
     done: bool,
 }
 
@@ -67,7 +68,8 @@ impl Flows {
         };
         self.slots.write(slot, &plan.connection(label), State::Armed);
         let keys = [key(plan.backend, plan.source), key(plan.client, plan.local)];
-        let mut arming = Arming { flows: Arc::clone(self), slot, keys, label, done: false };
+        let follows = [plan.to_backend.follows, plan.to_client.follows];
+        let mut arming = Arming { flows: Arc::clone(self), slot, keys, label, follows, done: false };
         for (key, direction) in arming.keys.into_iter().zip([Direction::ToClient, Direction::ToBackend]) {
             if let Err(reason) = self.insert(key, slot, direction) {
                 arming.take_back();
@@ -148,7 +150,7 @@ impl Plan<'_> {
             started,
             to_backend_delta: self.first_flight_end.wrapping_sub(self.client_read),
             to_client_delta: self.client_write.wrapping_sub(self.backend_read),
-            ifindex: [self.to_backend_device, self.to_client_device],
+            ifindex: [self.to_backend.device, self.to_client.device],
             scale: self.scale,
             idle_timeout: u32::try_from(self.idle_timeout.as_secs().max(1)).unwrap_or(u32::MAX),
             client: endpoint(self.client),
@@ -178,6 +180,7 @@ impl Arming {
             backend_socket: Some(backend_socket),
             armed_at: Some(Instant::now()),
             told: Transferred::default(),
+            follows: Some(self.follows),
             _held: held,
         };
         self.flows.live.lock().insert(self.slot.index, live);

@@ -1,25 +1,17 @@
 //! Which devices carry the programs, and who judges what comes by them: at the start, when the configuration changes, and when
-//! devices come, change and go. And what becomes of connections whose device went.
+//! devices come, change and go.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Flows;
 use crate::config::{AdmissionConfig, Config, InterfaceConfig, Side};
 use crate::dataplane::admission::Post;
 use crate::dataplane::devices::{self, Device};
 use crate::dataplane::links::Renewed;
-use crate::dataplane::path::{Path, Paths};
-use crate::dataplane::reset::socket_address;
 use crate::dataplane::view::{AdmissionStatus, InterfaceStatus};
 use crate::dataplane::xdp;
-use crate::l4::outcome::{EndReason, RelayReason};
-
-/// How long a connection waits for another device where its own is gone: `wg-quick` and container engines make theirs anew within
-/// seconds, and routes come after devices.
-const WITHOUT_DEVICE: Duration = Duration::from_secs(30);
 
 /// What the configuration says of devices.
 pub(super) struct Wanted {
@@ -37,7 +29,7 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    fn carries(&self, device: u32) -> bool {
+    pub(super) fn carries(&self, device: u32) -> bool {
         self.status.ifindex == device && self.status.attached != "none"
     }
 }
@@ -173,62 +165,9 @@ impl Flows {
         }
     }
 
-    /// Sends connections whose device is gone out by that which leads to their ends now. Those without one for [`WITHOUT_DEVICE`]
-    /// are cut.
-    pub(in crate::dataplane) fn rehome(&self, paths: &mut Paths) {
-        let mut gone = self.gone.lock();
-        if gone.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        for (index, connection) in self.slots.live() {
-            let ways = [(&connection.source, &connection.backend), (&connection.local, &connection.client)];
-            for (direction, (from, to)) in ways.into_iter().enumerate() {
-                let Some(since) = gone.get(&connection.ifindex[direction]) else { continue };
-                let (from, to) = (socket_address(from), socket_address(to));
-                match self.device(paths, from.ip(), to.ip(), now) {
-                    Ok(device) => self.slots.set_device(index, direction, device),
-                    Err(_) if now.duration_since(*since) > WITHOUT_DEVICE => {
-                        self.cut_slot(index, &connection, EndReason::DeviceGone);
-                        break;
-                    }
-                    Err(_) => {}
-                }
-            }
-        }
-        // Not at once: a handoff may be under way that has asked for its device before.
-        gone.retain(|_, since| now.duration_since(*since) <= WITHOUT_DEVICE);
-    }
-
     /// Devices that carry our programs.
     pub(super) fn attached(&self) -> Vec<u32> {
         self.interfaces.lock().iter().filter(|a| a.carries(a.device.index)).map(|a| a.device.index).collect()
-    }
-
-    /// True if packets that leave by `device` cross our programs.
-    pub(crate) fn carries(&self, device: u32) -> bool {
-        self.interfaces.lock().iter().any(|attached| attached.carries(device))
-    }
-
-    /// Where the next packet towards `destination` leaves.
-    pub(crate) fn device(
-        &self,
-        paths: &mut Paths,
-        source: IpAddr,
-        destination: IpAddr,
-        now: Instant,
-    ) -> Result<u32, RelayReason> {
-        let mut path = paths.ask(source, destination, now);
-        if !matches!(path, Ok(Path::Out(device)) if self.carries(device)) {
-            // The device may be younger than the answer.
-            path = paths.ask_anew(source, destination, now);
-        }
-        match path {
-            Ok(Path::Out(device)) if self.carries(device) => Ok(device),
-            Ok(Path::Out(_)) => Err(RelayReason::Device),
-            Ok(Path::NotForwardable) => Err(RelayReason::Local),
-            Err(_) => Err(RelayReason::Error),
-        }
     }
 }
 
