@@ -12,7 +12,7 @@ readonly SCHEMATHESIS=4.32.5
 readonly LLVM_PREFIX=/usr/lib/llvm-22
 
 base=(ca-certificates curl gcc cmake make iproute2 nginx openssl procps)
-tests=(binutils bpftool chromium ethtool haproxy iperf3 jq nftables nghttp2-client qemu-system-x86 redis-server tcpdump
+tests=(binutils bpftool chromium ethtool haproxy iperf3 iptables jq nftables nghttp2-client qemu-system-x86 redis-server tcpdump
   wireguard-go wireguard-tools xz-utils)
 arm64=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)
 

@@ -24,6 +24,7 @@ mod reset;
 mod routes;
 mod rules;
 mod slots;
+mod tcx;
 pub mod view;
 mod xdp;
 

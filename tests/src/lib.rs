@@ -25,6 +25,7 @@ pub mod s1;
 pub mod scripted;
 pub mod skip;
 pub mod talk;
+pub mod tcx;
 pub mod wait;
 pub mod wire;
 pub mod yaml;

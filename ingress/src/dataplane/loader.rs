@@ -26,6 +26,7 @@ use super::pinned_link;
 use super::predecessor::{self, Description, Found, Predecessor};
 use super::program_log::{self, ProgramLog};
 use super::slots::Slots;
+use super::tcx;
 use super::view::InterfaceStatus;
 use super::xdp::{self, Rung};
 
@@ -235,6 +236,14 @@ impl Loaded {
         }
         status.why = why;
         status
+    }
+
+    /// See [`tcx::precursors`].
+    pub(super) fn precursors(&self, status: &InterfaceStatus) -> Vec<String> {
+        let id =
+            |name: &&str| <&SchedClassifier>::try_from(self.bpf.program(name)?).ok()?.info().ok().map(|info| info.id());
+        let ours: Vec<u32> = program::TC.iter().filter_map(id).collect();
+        if status.attached == "tcx" { tcx::precursors(&status.name, status.ifindex, &ours) } else { Vec::new() }
     }
 
     /// Takes both tc programs off one device, as `status` says that they stand there, and forgets one that is gone.

@@ -1,4 +1,8 @@
 //! Hosts as operators have them: their firewalls, routing rules, other programs and settings, beside which the splice has to work
 //! and which it has to leave alone.
 
+mod firewalls;
+mod guests;
+mod ports;
 mod routing;
+mod settings;

@@ -45,6 +45,7 @@ impl Flows {
             .map(|i| format!("{}: {}", i.name, i.why.as_deref().unwrap_or("not attached")))
             .chain(interfaces.iter().filter_map(InterfaceStatus::opening))
             .chain(trouble)
+            .chain(interfaces.iter().flat_map(|interface| loaded.precursors(interface)))
             .chain(self.ports.shared_with_host())
             .chain(loaded.strangers.iter().cloned())
             .collect();
