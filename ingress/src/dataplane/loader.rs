@@ -232,7 +232,11 @@ impl Loaded {
             hooks.iter().try_for_each(|(name, hook, _)| attach_clsact(classifier(&mut self.bpf, name)?, device, *hook));
         match attached {
             Ok(()) => status.attached = "clsact".to_owned(),
-            Err(error) => why = Some(format!("{}; clsact: {error:#}", why.unwrap_or_default())),
+            Err(error) => {
+                let hint =
+                    format!("has another filter priority {CLSACT_PRIORITY}? `tc filter show dev {device} ingress`");
+                why = Some(format!("{}; clsact: {error:#}: {hint}", why.unwrap_or_default()));
+            }
         }
         status.why = why;
         status

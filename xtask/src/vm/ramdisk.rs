@@ -16,14 +16,15 @@ use super::built::Built;
 use super::modules;
 
 /// What the lab calls by name.
-pub(super) const PEERS: [&str; 6] = ["ip", "nginx", "curl", "openssl", "ethtool", "nft"];
+pub(super) const PEERS: [&str; 7] = ["ip", "nginx", "curl", "openssl", "ethtool", "nft", "tc"];
 
 /// Devices, queueing, and the rules of a lab with connection tracking.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "veth",
     "bridge",
     "sch_ingress",
     "cls_bpf",
+    "cls_u32",
     "tun",
     "af_packet",
     "nf_tables",

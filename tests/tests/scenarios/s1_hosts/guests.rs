@@ -127,6 +127,33 @@ fn filters_of_an_operator_stay_as_they_are() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn filter_at_our_priority_is_left_alone_and_shown() -> Result<()> {
+    require!("tc");
+    let (s1, backend) = stage()?;
+    let proxy = &s1.lab.proxy.ns;
+    let filter = ["filter", "add", "dev", "pub0", "ingress", "prio", "1", "protocol", "ip", "u32"];
+    proxy.run("tc", &["qdisc", "add", "dev", "pub0", "clsact"])?;
+    proxy.run("tc", &[&filter[..], &["match", "u32", "0", "0", "classid", "1:1"]].concat())?;
+    let shown = || proxy.run("tc", &["filter", "show", "dev", "pub0", "ingress"]);
+    let before = shown()?;
+    let mut node = start(&s1)?;
+    call(&s1, &backend)?.finish()?;
+    if uses_tcx(&node)? {
+        // It stands behind ours, whatever its number.
+        node.all_in_kernel()?;
+    } else {
+        assert_eq!(node.status()?["connections"]["relay_reasons"]["device"], 1);
+        let named = |line: &String| line.starts_with("pub0: ") && line.contains("has another filter priority 1?");
+        ensure!(missing(&node)?.iter().any(named), "{:?}", missing(&node)?);
+    }
+    assert_eq!(shown()?, before);
+    node.terminate()?;
+    node.verb(&["detach"])?;
+    assert_eq!(shown()?, before);
+    Ok(())
+}
+
 fn stage() -> Result<(S1, TcpListener)> {
     let s1 = S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ..LabOptions::default() })?;
     let host = &s1.lab.backends[0];
