@@ -87,7 +87,8 @@ impl Links {
 
     fn run(&mut self, flows: &Flows) {
         flows.find_followers(&mut self.paths);
-        let mut pace = Pace { rounds: 0, next: Instant::now() };
+        // Some may have changed while no daemon ran.
+        let mut pace = Pace { rounds: 1, next: Instant::now() };
         while !flows.stopping.load(Ordering::Acquire) {
             let pause = pace.next.saturating_duration_since(Instant::now());
             let mut sockets =

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use ingress_ebpf::header::IPPROTO_TCP;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -37,6 +39,8 @@ pub(crate) struct Question {
     pub(crate) mark: u32,
     /// The device that it has to leave by; 0: any.
     pub(crate) device: u32,
+    /// Only by a route that stands in a table: where there is none by that device, IPv4 takes the destination for a neighbour.
+    pub(crate) listed: bool,
 }
 
 /// Where a packet goes.
@@ -100,6 +104,7 @@ impl Paths {
             address_family: family,
             source_prefix_length: bits,
             destination_prefix_length: bits,
+            flags: if question.listed { RouteFlags::FibMatch } else { RouteFlags::empty() },
             ..RouteHeader::default()
         };
         route.attributes = question.attributes();
@@ -132,11 +137,11 @@ impl Paths {
 impl Question {
     /// Of any packet of one address to another that nothing else is known of.
     pub(crate) fn plain(source: IpAddr, destination: IpAddr) -> Self {
-        Self { source, destination, source_port: 0, destination_port: 0, mark: 0, device: 0 }
+        Self { source, destination, source_port: 0, destination_port: 0, mark: 0, device: 0, listed: false }
     }
 
     fn attributes(&self) -> Vec<RouteAttribute> {
-        let Self { source, destination, source_port, destination_port, mark, device } = *self;
+        let Self { source, destination, source_port, destination_port, mark, device, listed: _ } = *self;
         let mut attributes = vec![
             RouteAttribute::Destination(route_address(destination)),
             RouteAttribute::Source(route_address(source)),

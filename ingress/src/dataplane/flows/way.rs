@@ -123,14 +123,17 @@ impl Flows {
         }
     }
 
-    /// Which of an earlier daemon's connections go where any packet with their addresses goes, and so move with the route.
+    /// Which of an earlier daemon's connections go where any packet with their addresses goes, and so move with the route. That may
+    /// have moved while no daemon ran: then no route leads by their device.
     pub(in crate::dataplane) fn find_followers(&self, paths: &mut Paths) {
         let now = Instant::now();
         paths.renew(self.routing.generation());
         for (index, connection) in self.slots.live() {
             let follows = [0, 1].map(|direction| {
-                let path = paths.ask(questions(&connection)[direction], now);
-                path.is_ok_and(|path| leaves_by(path, connection.ifindex[direction]))
+                let (any, device) = (questions(&connection)[direction], connection.ifindex[direction]);
+                let mut leads = |question| paths.ask(question, now).is_ok_and(|path| leaves_by(path, device));
+                // Over IPv6, a question with a device says nothing about the routes by it.
+                leads(any) || any.destination.is_ipv4() && !leads(Question { device, listed: true, ..any })
             });
             if let Some(live) = self.live.lock().get_mut(&index).filter(|live| live.follows.is_none()) {
                 live.follows = Some(follows);

@@ -184,6 +184,50 @@ fn flows_follow_the_routes_to_both_ends() -> Result<()> {
 }
 
 #[test]
+fn flow_follows_a_rule_that_comes_later_and_one_that_goes() -> Result<()> {
+    require!();
+    let stage = Stage::set(false)?;
+    let (proxy, client) = (stage.proxy(), &stage.s1.lab.clients[0].ns);
+    stage.way_back("metric 10")?;
+    cable((proxy, "pub9", "10.98.0.1/30"), (client, "eth9", "10.98.0.2/30"))?;
+    client.ip_batch("route add 192.0.2.1 via 10.98.0.1\n")?;
+    proxy.ip_batch("route add default via 10.98.0.2 dev pub9 table 100\n")?;
+    let node = stage.node(false)?;
+    let mut talk = stage.call()?;
+    talk.exchange()?;
+    let by_the_other = || received(client, "eth9");
+    for verb in ["add", "del"] {
+        stage.ip(&["rule", verb], &format!("from {} table 100", stage.s1.lab.proxy.address))?;
+        wait_until(PATIENCE, &format!("the flow has heard of the rule: {verb}"), || {
+            let before = by_the_other().unwrap_or(0);
+            talk.exchange().is_ok() && by_the_other().is_ok_and(|now| (now - before > 100_000) == (verb == "add"))
+        })?;
+    }
+    talk.finish()?;
+    node.all_in_kernel()
+}
+
+#[test]
+fn new_gateway_on_the_same_device_is_taken_by_the_next_packet() -> Result<()> {
+    require!();
+    let stage = Stage::set(false)?;
+    let (proxy, first, second) = (stage.proxy(), &stage.s1.lab.clients[0], &stage.s1.lab.clients[1]);
+    stage.way_back("metric 10")?;
+    let node = stage.node(true)?;
+    let mut talk = stage.call()?;
+    talk.exchange()?;
+    // The other gateway forwards now.
+    second.ns.sysctl("ipv4/ip_forward", "1")?;
+    second.ns.ip_batch(&format!("route add {FAR_CLIENT} via {}\n", first.address))?;
+    let before = received(&second.ns, "eth0")?;
+    proxy.ip_batch(&format!("route replace default via {} dev pub0 metric 10\n", second.address))?;
+    talk.exchange()?;
+    ensure!(received(&second.ns, "eth0")? > before + 100_000, "it went by the old gateway");
+    talk.finish()?;
+    node.all_in_kernel()
+}
+
+#[test]
 fn flow_of_a_listener_with_a_device_stays_there_as_its_sockets_do() -> Result<()> {
     require!();
     let stage = Stage::set(false)?;
@@ -221,6 +265,26 @@ fn flow_of_an_earlier_daemon_follows_a_route_that_moves() -> Result<()> {
     proxy.ip_batch(&format!("route replace {FAR_BACKEND} {line} src 172.24.0.1\n"))?;
     stage.s1.lab.backends[0].ns.ip_batch("link set eth0 down\nroute add default via 10.99.0.1\n")?;
     talk.exchange().context("after the route moved")?;
+    talk.finish().map(drop)
+}
+
+#[test]
+fn flow_whose_route_moved_while_no_daemon_ran_goes_on_with_the_next() -> Result<()> {
+    require!();
+    let stage = Stage::set(false)?;
+    stage.way_back("metric 10")?;
+    let line = stage.second_way()?;
+    let proxy = stage.proxy();
+    proxy.ip_batch(&format!("route add {FAR_BACKEND} via {} src 172.24.0.1\n", S1_BACKENDS[0]))?;
+    let mut node = stage.node_towards(FAR_BACKEND.parse()?)?;
+    let mut talk = stage.call()?;
+    talk.exchange()?;
+    node.wait_for_flow("it is spliced", |flow| flow["state"] == "spliced")?;
+    node.kill9()?;
+    proxy.ip_batch(&format!("route replace {FAR_BACKEND} {line} src 172.24.0.1\n"))?;
+    stage.s1.lab.backends[0].ns.ip_batch("link set eth0 down\nroute add default via 10.99.0.1\n")?;
+    node.launch()?;
+    talk.exchange()?;
     talk.finish().map(drop)
 }
 
@@ -330,6 +394,14 @@ fn cable(near: (&Namespace, &str, &str), far: (&Namespace, &str, &str)) -> Resul
         ns.ip_batch(&format!("addr add {address} dev {device}\nlink set {device} up\n"))?;
     }
     Ok(())
+}
+
+/// Bytes that have arrived on a device.
+fn received(ns: &Namespace, device: &str) -> Result<u64> {
+    let table = ns.exec(|| std::fs::read_to_string("/proc/thread-self/net/dev"))?;
+    let line = table.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'));
+    let bytes = line.and_then(|line| line.split_whitespace().next()).with_context(|| format!("no {device}"))?;
+    Ok(bytes.parse()?)
 }
 
 fn handed_off(node: &Node) -> Result<u64> {
