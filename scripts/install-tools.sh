@@ -12,8 +12,9 @@ readonly SCHEMATHESIS=4.32.5
 readonly LLVM_PREFIX=/usr/lib/llvm-22
 
 base=(ca-certificates curl gcc cmake make iproute2 nginx openssl procps)
-tests=(binutils bpftool chromium ethtool haproxy iperf3 iptables jq nftables nghttp2-client qemu-system-x86 redis-server tcpdump
-  wireguard-go wireguard-tools xz-utils)
+tests=(binutils bpftool chromium etcd-client etcd-server ethtool haproxy hatop iperf3 iptables jq mariadb-client-core mariadb-server-core
+  nftables nghttp2-client prometheus prometheus-haproxy-exporter python3 qemu-system-x86 redis-server socat tcpdump wireguard-go
+  wireguard-tools xz-utils)
 arm64=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)
 
 say() { printf '%s\n' "$*" >&2; }

@@ -88,6 +88,7 @@ fn status(now: f64, trouble: bool, pools: &[PoolView]) -> Status {
         pools: pools.iter().map(summary).collect(),
         connections,
         http: vec![],
+        haproxy_socket: None,
     }
 }
 

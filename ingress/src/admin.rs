@@ -1,10 +1,12 @@
 //! What operators and their tools ask a running daemon, and tell it.
 //!
-//! Two doors. The Unix socket (mode 0600) speaks the whole API to the CLI: [`api`]. The optional TCP address shows metrics,
-//! the stats page and probes, and changes nothing: [`http`]. Both read what others publish; nothing here holds state of
+//! Three doors. The Unix socket (mode 0600) speaks the whole API to the CLI: [`api`]. The optional TCP address shows metrics,
+//! the stats page and probes, and changes nothing: [`http`]. An optional second Unix socket speaks as HAProxy's: `haproxy`.
+//! All read what others publish; nothing here holds state of
 //! its own but the state of its own sockets.
 
 pub mod api;
+mod haproxy;
 pub mod http;
 pub mod routes;
 pub mod routing;
@@ -34,7 +36,7 @@ pub use crate::control::state::{Changes, ConfigSource, ConfigState, ProviderStat
 pub use api::PreviewQuery;
 pub use routing::ProviderStatus;
 pub use socket::AdminSocket;
-pub use status::{HttpStatus, ListenerStatus, Status};
+pub use status::{HttpStatus, ListenerStatus, SocketStatus, Status};
 
 /// The kernel path as admin sees it. Calls may take milliseconds; admin makes them off the async threads.
 pub trait KernelView: Send + Sync + 'static {
@@ -96,19 +98,22 @@ pub struct Admin {
     started: Instant,
     node: String,
     http: Mutex<Vec<HttpStatus>>,
+    /// `None`: `admin.haproxy_socket` is not set.
+    haproxy: Mutex<Option<SocketStatus>>,
 }
 
 impl Admin {
     pub fn new(sources: Sources) -> Arc<Self> {
         let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-        Arc::new(Self { sources, started: Instant::now(), node, http: Mutex::default() })
+        Arc::new(Self { sources, started: Instant::now(), node, http: Mutex::default(), haproxy: Mutex::default() })
     }
 
     /// Answers on the Unix socket, and on TCP as the configuration says, until `shutdown`.
     pub async fn serve(self: Arc<Self>, socket: AdminSocket, shutdown: CancellationToken) {
         let api = serve(socket, api::router(self.clone()), BOUNDS, shutdown.clone());
+        let haproxy = haproxy::supervise(self.clone(), shutdown.clone());
         let http = http::supervise(self, shutdown);
-        tokio::join!(api, http);
+        tokio::join!(api, haproxy, http);
     }
 
     /// What `by` wants of one backend, whichever door it came by. Runs off the async threads.

@@ -348,8 +348,40 @@ pub struct Limits {
 pub struct AdminConfig {
     /// The Unix socket that `ingress status` and the other verbs talk to.
     pub socket: PathBuf,
+    /// A second one that speaks as HAProxy's.
+    pub haproxy_socket: Option<HaproxySocketConfig>,
     /// `/metrics` and `/stats`; `None`: no TCP listener.
     pub http: Option<AdminHttpConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HaproxySocketConfig {
+    pub path: PathBuf,
+    /// Permission bits of the socket's file.
+    pub mode: u32,
+    /// The file's group; `None`: the daemon's own.
+    pub group: Option<String>,
+    pub level: SocketLevel,
+}
+
+/// What may be said on HAProxy's socket; each includes the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SocketLevel {
+    /// Numbers, no connections.
+    User,
+    /// All that changes nothing.
+    Operator,
+    Admin,
+}
+
+impl SocketLevel {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -469,7 +501,7 @@ impl Default for KernelConfig {
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { socket: PathBuf::from(defaults::ADMIN_SOCKET), http: None }
+        Self { socket: PathBuf::from(defaults::ADMIN_SOCKET), haproxy_socket: None, http: None }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The daemon under test: one `ingress` in the proxy's namespace, with pins, socket and state of its own.
 
-use std::io::BufReader;
+use std::io::{BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -276,6 +277,16 @@ impl Node {
         self.dir.path().join("admin.sock")
     }
 
+    /// The one that speaks as HAProxy's, if the configuration asks for it.
+    pub fn haproxy_socket(&self) -> PathBuf {
+        self.dir.path().join("haproxy.sock")
+    }
+
+    /// What it answers to a line.
+    pub fn haproxy_says(&self, line: &str) -> Result<String> {
+        haproxy_says(&self.haproxy_socket(), line)
+    }
+
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -289,6 +300,9 @@ impl Node {
         config["state_dir"] = path_value(&self.state_dir());
         config["admin"]["socket"] = path_value(&self.socket());
         config["admin"]["http"]["bind"] = Value::from(vec![format!("127.0.0.1:{ADMIN_PORT}")]);
+        if let Some(socket) = config["admin"].get_mut("haproxy_socket") {
+            socket["path"] = path_value(&self.haproxy_socket());
+        }
         config["kernel"]["pin_dir"] = path_value(&self.pin_dir);
         self.write_config_text(&to_yaml(&config))
     }
@@ -324,6 +338,17 @@ impl Drop for Node {
         }
         let _ = std::fs::remove_dir_all(&self.pin_dir);
     }
+}
+
+/// What a socket of HAProxy's, or one like it, answers to a line.
+pub fn haproxy_says(socket: &Path, line: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(line.as_bytes())?;
+    stream.write_all(b"\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).with_context(|| format!("{line:?} was answered with {answer:?} so far"))?;
+    Ok(answer)
 }
 
 /// A daemon that stands still. Dropping it lets the daemon go on.

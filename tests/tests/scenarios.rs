@@ -30,5 +30,6 @@ mod scenarios {
     mod s1_transfer;
     mod s1_upgrade;
     mod s2_polling;
+    mod s3_admin_socket;
     mod s4_registry;
 }

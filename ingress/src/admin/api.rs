@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -148,13 +148,18 @@ async fn administer(
     State(admin): State<Arc<Admin>>,
     Extension(operator): Extension<Operator>,
     Path((pool, backend)): Path<(String, String)>,
+    headers: HeaderMap,
     order: Result<Json<BackendOrder>, JsonRejection>,
 ) -> Answer<Ordered> {
     let Json(order) = order?;
-    let by = tokio::task::spawn_blocking(move || operator.name()).await?;
+    let login = headers.get(LOGIN_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let by = tokio::task::spawn_blocking(move || operator.name(login.as_deref())).await?;
     let done = admin.administer(pool, backend, order, by).await?;
     done.map(Json).map_err(|error| ApiError(order_status(&error), error.to_string()))
 }
+
+/// Who typed it, where `sudo` stands between.
+pub const LOGIN_HEADER: &str = "ingress-login";
 
 /// Also what other doors answer by.
 pub(super) const fn order_status(error: &OrderError) -> StatusCode {

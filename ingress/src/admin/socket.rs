@@ -3,15 +3,17 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Group, chown};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
 use super::operator::Operator;
+use crate::config::HaproxySocketConfig;
 use crate::serve::Accept;
 
 /// A bound socket; its file goes with it.
@@ -27,22 +29,63 @@ pub struct AdminSocket {
 pub enum SocketError {
     #[error("{path}: another ingress answers on this socket; stop it, or give this one its own admin.socket")]
     InUse { path: PathBuf },
-    #[error("{path}: exists and is not a socket; remove it, or set admin.socket to another path")]
-    NotASocket { path: PathBuf },
+    #[error(
+        "{path}: somebody answers on this socket, HAProxy perhaps; stop it, or set admin.haproxy_socket.path to another"
+    )]
+    HaproxyInUse { path: PathBuf },
+    #[error("{path}: exists and is not a socket; remove it, or set {key} to another path")]
+    NotASocket { path: PathBuf, key: &'static str },
+    #[error("{path}: there is no group {group}; `getent group` lists them, admin.haproxy_socket.group names one")]
+    NoGroup { path: PathBuf, group: String },
     #[error("{path}: cannot make the admin socket")]
     Io { path: PathBuf, source: io::Error },
+    #[error(
+        "{path}: cannot make HAProxy's socket: {source}; the systemd unit may write to /run/ingress only, and changes no groups: \
+         see \"HAProxy's commands\" in operations.md"
+    )]
+    Haproxy { path: PathBuf, source: io::Error },
 }
 
 impl AdminSocket {
     /// Makes the directory if it is missing. Must run inside a tokio runtime.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        let io = |source| SocketError::Io { path: path.to_owned(), source };
+        remove_if_stale(path).map_err(|taken| match taken {
+            Taken::Answers => SocketError::InUse { path: path.to_owned() },
+            Taken::NotASocket => SocketError::NotASocket { path: path.to_owned(), key: "admin.socket" },
+            Taken::Io(source) => SocketError::Io { path: path.to_owned(), source },
+        })?;
+        Self::make(path, PRIVATE, None).map_err(|source| SocketError::Io { path: path.to_owned(), source })
+    }
+
+    /// The socket of [`super::haproxy`].
+    pub(super) fn bind_for_haproxy(config: &HaproxySocketConfig) -> Result<Self, SocketError> {
+        let HaproxySocketConfig { path, mode, group, level: _ } = config;
+        let of = |name: &String| {
+            let found = Group::from_name(name).ok().flatten().map(|group| group.gid);
+            found.ok_or_else(|| SocketError::NoGroup { path: path.clone(), group: name.clone() })
+        };
+        let group = group.as_ref().map(of).transpose()?;
+        remove_if_stale(path).map_err(|taken| match taken {
+            Taken::Answers => SocketError::HaproxyInUse { path: path.clone() },
+            Taken::NotASocket => SocketError::NotASocket { path: path.clone(), key: "admin.haproxy_socket.path" },
+            Taken::Io(source) => SocketError::Haproxy { path: path.clone(), source },
+        })?;
+        Self::make(path, Mode::from_bits_truncate(*mode), group)
+            .map_err(|source| SocketError::Haproxy { path: path.clone(), source })
+    }
+
+    fn make(path: &Path, mode: Mode, group: Option<Gid>) -> io::Result<Self> {
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).map_err(io)?;
+            fs::create_dir_all(dir)?;
         }
-        remove_if_stale(path)?;
-        let listener = bind_private(path).map_err(io)?;
-        let inode = fs::symlink_metadata(path).map_err(io)?.ino();
+        let listener = bind_private(path)?;
+        // From narrow to wide: nobody who should not gets in between. A directory with the setgid bit has given its group
+        // already, which takes no right to change owners.
+        if group.is_some_and(|group| fs::metadata(path).is_ok_and(|file| file.gid() != group.as_raw())) {
+            chown(path, None, group)?;
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode.bits()))?;
+        let inode = fs::symlink_metadata(path)?.ino();
         Ok(Self { listener, path: path.to_owned(), inode })
     }
 }
@@ -71,30 +114,37 @@ impl Drop for AdminSocket {
 fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // bind() makes the file with the socket's own mode, so there is no moment in which others could connect.
-    fchmod(socket.as_fd(), Mode::S_IRUSR | Mode::S_IWUSR)?;
+    fchmod(socket.as_fd(), PRIVATE)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     UnixListener::from_std(socket.into())
 }
 
-fn remove_if_stale(path: &Path) -> Result<(), SocketError> {
-    let io = |source| SocketError::Io { path: path.to_owned(), source };
+/// Why a path is not to be had.
+enum Taken {
+    Answers,
+    NotASocket,
+    Io(io::Error),
+}
+
+fn remove_if_stale(path: &Path) -> Result<(), Taken> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(io(e)),
+        Err(e) => return Err(Taken::Io(e)),
     };
     if !file.file_type().is_socket() {
-        return Err(SocketError::NotASocket { path: path.to_owned() });
+        return Err(Taken::NotASocket);
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(SocketError::InUse { path: path.to_owned() }),
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(io),
-        Err(e) => Err(io(e)),
+        Ok(_) => Err(Taken::Answers),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(Taken::Io),
+        Err(e) => Err(Taken::Io(e)),
     }
 }
 
+const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 const BACKLOG: i32 = 64;
 
 #[cfg(test)]
@@ -125,6 +175,25 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
         assert!(path.exists());
         AdminSocket::bind(&path).expect("the stale file is replaced");
+    }
+
+    #[tokio::test]
+    async fn haproxys_socket_has_the_mode_that_it_is_given() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("run/haproxy.sock");
+        let mut config = HaproxySocketConfig {
+            path: path.clone(),
+            mode: 0o660,
+            group: None,
+            level: crate::config::SocketLevel::Admin,
+        };
+        let _socket = AdminSocket::bind_for_haproxy(&config).expect("bind");
+        assert_eq!(fs::metadata(&path).expect("the socket's file").mode() & 0o777, 0o660);
+        let second = AdminSocket::bind_for_haproxy(&config).expect_err("it answers");
+        assert!(second.to_string().ends_with("stop it, or set admin.haproxy_socket.path to another"), "{second}");
+        config.group = Some("no-such-group".into());
+        let unknown = AdminSocket::bind_for_haproxy(&config).expect_err("no group");
+        assert!(unknown.to_string().contains("there is no group no-such-group"), "{unknown}");
     }
 
     #[tokio::test]

@@ -37,6 +37,9 @@ pub struct Status {
     pub connections: ConnectionSummary,
     /// The addresses of `admin.http`.
     pub http: Vec<HttpStatus>,
+    /// `admin.haproxy_socket`; `None`: not set.
+    #[serde(default)]
+    pub haproxy_socket: Option<SocketStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,6 +100,13 @@ pub struct ConnectionSummary {
     pub end_reasons: BTreeMap<String, u64>,
 }
 
+/// A Unix socket that may or may not be there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SocketStatus {
+    pub path: String,
+    pub error: Option<String>,
+}
+
 /// One address of `admin.http`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HttpStatus {
@@ -132,6 +142,7 @@ impl Admin {
             listeners,
             pools: self.pools().iter().map(PoolSummary::of).collect(),
             http: self.http.lock().clone(),
+            haproxy_socket: self.haproxy.lock().clone(),
         }
     }
 

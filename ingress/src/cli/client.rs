@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::admin::api::ErrorBody;
+use crate::admin::api::{ErrorBody, LOGIN_HEADER};
 
 /// Makes one connection per request: a restarted daemon is found again by `--watch`.
 pub(super) struct Client {
@@ -73,7 +73,11 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.connect(e))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.talk(e))?;
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Ok(login) = std::env::var("SUDO_USER") {
+            request = request.header(LOGIN_HEADER, login);
+        }
+        let request = request
             .method(method)
             .uri(path)
             .header(header::HOST, "ingress")

@@ -22,7 +22,7 @@ pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Ou
 
 pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let Status { version, pid, uptime, node, ready, drained, config, providers, peers, kernel, .. } = status;
-    let Status { listeners, pools, connections, http, .. } = status;
+    let Status { listeners, pools, connections, http, haproxy_socket, .. } = status;
     let ready = match (ready, drained) {
         (_, true) => "DRAINING, takes no new connections",
         (true, false) => "ready",
@@ -46,6 +46,12 @@ pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_connections(out, connections)?;
     write_listeners(out, listeners)?;
     write_pools(out, pools)?;
+    if let Some(socket) = haproxy_socket {
+        match &socket.error {
+            None => writeln!(out, "\nHAProxy's commands at {}", socket.path)?,
+            Some(error) => writeln!(out, "\nHAProxy's commands: not there, tried again: {error}")?,
+        }
+    }
     if !http.is_empty() {
         writeln!(out, "\nadmin http")?;
         for address in http {

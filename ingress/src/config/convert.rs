@@ -10,19 +10,21 @@ mod registration;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::decode::{At, Located, OneOrMany};
 use super::file::{
     DefaultPool, DefaultWord, DrainFor, FileAdmin, FileAdminHttp, FileBasicAuth, FileConfig, FileConnectionLog,
-    FileDefault, FileKernel, FileLimits, FileListener, FileLog, FileOnRemove, FileProtocol, FileRoute, OnRemoveWord,
+    FileDefault, FileHaproxySocket, FileKernel, FileLimits, FileListener, FileLog, FileOnRemove, FileProtocol,
+    FileRoute, FileSocketLevel, OnRemoveWord,
 };
 use super::report::Report;
 use super::words::{Bind, Name};
 use super::yaml::NodeId;
 use super::{
-    AdminConfig, AdminHttpConfig, BasicAuthEnv, Config, ConnectionLog, DefaultRoute, KernelConfig, Limits,
-    ListenerConfig, ListenerProtocol, LogConfig,
+    AdminConfig, AdminHttpConfig, BasicAuthEnv, Config, ConnectionLog, DefaultRoute, HaproxySocketConfig, KernelConfig,
+    Limits, ListenerConfig, ListenerProtocol, LogConfig, SocketLevel,
 };
 use crate::route::{ListenerName, OnRemove, PoolName, ProviderName, RouteName, RouteSpec};
 
@@ -240,7 +242,8 @@ fn convert_limits(limits: &FileLimits) -> Limits {
 }
 
 fn convert_admin(admin: FileAdmin, binds: &mut Vec<BoundAt>, report: &mut Report<'_>) -> AdminConfig {
-    let FileAdmin { socket, http } = admin;
+    let FileAdmin { socket, haproxy_socket, http } = admin;
+    let haproxy_socket = haproxy_socket.map(|socket_at| convert_haproxy_socket(socket_at, &socket.0, report));
     let http = http.map(|Located { node, value: FileAdminHttp { bind, basic_auth } }| {
         let bind = convert_bind("admin.http", bind, None, binds);
         if bind.is_empty() {
@@ -256,7 +259,28 @@ fn convert_admin(admin: FileAdmin, binds: &mut Vec<BoundAt>, report: &mut Report
         });
         AdminHttpConfig { bind, basic_auth }
     });
-    AdminConfig { socket: socket.0, http }
+    AdminConfig { socket: socket.0, haproxy_socket, http }
+}
+
+fn convert_haproxy_socket(
+    socket: Located<FileHaproxySocket>,
+    admin_socket: &Path,
+    report: &mut Report<'_>,
+) -> HaproxySocketConfig {
+    let Located { node, value: FileHaproxySocket { path, mode, group, level } } = socket;
+    if path.value.0 == admin_socket {
+        report.error(At::Value(path.node), "is `admin.socket` already; two sockets need two paths", None);
+    }
+    let level = match level {
+        FileSocketLevel::User => SocketLevel::User,
+        FileSocketLevel::Operator => SocketLevel::Operator,
+        FileSocketLevel::Admin => SocketLevel::Admin,
+    };
+    if mode.0 & 0o002 != 0 && level == SocketLevel::Admin {
+        let at = report.value_of(node, "mode");
+        report.warning(at, "everybody on this host may drain backends and cut connections; take a `group` and 0660");
+    }
+    HaproxySocketConfig { path: path.value.0, mode: mode.0, group: group.map(|name| name.0), level }
 }
 
 fn convert_kernel(kernel: FileKernel) -> KernelConfig {

@@ -25,6 +25,7 @@ pub(super) const MAX_CONNECTIONS: u32 = 200_000;
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) const ADMIN_SOCKET: &str = "/run/ingress/admin.sock";
+pub(super) const HAPROXY_SOCKET_MODE: u32 = 0o600;
 pub(super) const ADMIN_HTTP_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404);
 
 pub(super) const KERNEL_ENABLED: bool = true;

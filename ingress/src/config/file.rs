@@ -28,7 +28,9 @@ pub(super) use self::provider::{
 };
 use super::decode::{Located, OneOrMany};
 use super::defaults;
-use super::words::{AbsolutePath, Bind, Count, Device, EnvName, Name, Network, Pattern, Ports, SocketPath, Time};
+use super::words::{
+    AbsolutePath, Bind, Count, Device, EnvName, FileMode, Name, Network, Pattern, Ports, SocketPath, Time,
+};
 
 pub(super) type Connections = Count<1, 100_000_000>;
 
@@ -185,13 +187,41 @@ pub(super) struct FileLimits {
 }
 
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a mapping with the keys `socket` and `http`")]
+#[serde(deny_unknown_fields, default, expecting = "a mapping with the keys `socket`, `haproxy_socket` and `http`")]
 pub(super) struct FileAdmin {
     /// Unix socket of `ingress status` and the other verbs.
     pub(super) socket: SocketPath,
+    /// A second Unix socket that understands HAProxy's commands, for tools and runbooks that know those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) haproxy_socket: Option<Located<FileHaproxySocket>>,
     /// `/metrics` and `/stats` over HTTP. Without it there is no such port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) http: Option<Located<FileAdminHttp>>,
+}
+
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a mapping with the keys `path`, `mode`, `group` and `level`")]
+pub(super) struct FileHaproxySocket {
+    /// Such as `/run/haproxy/admin.sock`.
+    pub(super) path: Located<SocketPath>,
+    /// Permissions of the socket's file, in octal.
+    #[serde(default = "default_socket_mode")]
+    pub(super) mode: FileMode,
+    /// Group of the socket's file, by name. Otherwise the daemon's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<Name>,
+    /// What may be said: `user` reads numbers, `operator` connections too, `admin` changes things.
+    #[serde(default)]
+    pub(super) level: FileSocketLevel,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FileSocketLevel {
+    User,
+    Operator,
+    #[default]
+    Admin,
 }
 
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -266,7 +296,7 @@ impl Default for FileLimits {
 
 impl Default for FileAdmin {
     fn default() -> Self {
-        Self { socket: SocketPath(defaults::ADMIN_SOCKET.into()), http: None }
+        Self { socket: SocketPath(defaults::ADMIN_SOCKET.into()), haproxy_socket: None, http: None }
     }
 }
 
@@ -288,6 +318,7 @@ default_functions! {
     default_idle_timeout() -> Located<Time> = Located::unwritten(Time(defaults::IDLE_TIMEOUT));
     default_listener_connections() -> Connections = Count(defaults::LISTENER_MAX_CONNECTIONS);
     default_connections_per_source() -> Connections = Count(defaults::MAX_CONNECTIONS_PER_SOURCE);
+    default_socket_mode() -> FileMode = FileMode(defaults::HAPROXY_SOCKET_MODE);
     default_admin_http_bind() -> OneOrMany<Located<Bind>> =
         OneOrMany(vec![Located::unwritten(Bind(vec![defaults::ADMIN_HTTP_BIND]))]);
 }

@@ -1,5 +1,6 @@
 //! Whole files: what is accepted becomes what, and what is refused is told how.
 
+mod admin;
 mod admission;
 mod peers;
 mod reference;
@@ -207,7 +208,7 @@ state_dir: /var/lib/x
     assert_eq!(config.limits, Limits { max_connections: 1000, drain_timeout: Duration::from_secs(5) });
     let auth = BasicAuthEnv { username_env: "A_USER".into(), password_env: "A_PASSWORD".into() };
     let http = AdminHttpConfig { bind: vec![address("127.0.0.1:8405")], basic_auth: Some(auth) };
-    assert_eq!(config.admin, AdminConfig { socket: "/run/x.sock".into(), http: Some(http) });
+    assert_eq!(config.admin, AdminConfig { socket: "/run/x.sock".into(), haproxy_socket: None, http: Some(http) });
     assert_eq!(
         config.kernel,
         KernelConfig {

@@ -107,6 +107,7 @@ word!(
 word!(EnvName(String), "the name of an environment variable such as INGRESS_STATS_USER", "^[A-Za-z_][A-Za-z0-9_]*$");
 word!(AbsolutePath(PathBuf), "an absolute path", "^/");
 word!(SocketPath(PathBuf), "an absolute path of at most 107 bytes", "^/.{0,106}$");
+word!(FileMode(u32), "permissions in octal such as 0660", "^0?[0-7]{3}$", "integer");
 word!(UrlPath(String), "a path such as /healthz", "^/[!-~]*$");
 word!(PathPattern(PathMatch), "a path such as /ws, or /api/* for all below it", r"^/[^* ]*(/\*|\*)?$");
 word!(HttpUrl(String), "a URL such as http://10.50.0.1:8081/v1/config", "^https?://[^@ ]+$");
@@ -262,6 +263,21 @@ impl AbsolutePath {
 impl fmt::Display for AbsolutePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.display().fmt(f)
+    }
+}
+
+impl FileMode {
+    fn parse(word: &str) -> Result<Self, String> {
+        let bits = (3..=4).contains(&word.len()).then(|| u32::from_str_radix(word, 8).ok()).flatten();
+        let bits = bits.filter(|bits| *bits <= 0o777);
+        bits.map(Self)
+            .ok_or_else(|| format!("{} is no file mode; write three octal digits, such as 0660", quoted(word)))
+    }
+}
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
     }
 }
 
