@@ -99,6 +99,7 @@ impl Administration {
     /// Cuts the connections of backends in maintenance until none is left: those that are there, those that were on their way,
     /// and those that an earlier daemon left behind.
     pub async fn enforce(self: Arc<Self>, commands: mpsc::Sender<FlowCommand>, stop: CancellationToken) {
+        let mut again = SOON;
         loop {
             let snapshot = self.snapshots.borrow().clone();
             let mut busy = false;
@@ -114,11 +115,11 @@ impl Administration {
                     return;
                 }
             }
-            let again = if busy { SOON } else { LATER };
+            again = if busy { again } else { LATER };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.maintained.notified() => {}
-                () = tokio::time::sleep(again) => {}
+                () = self.maintained.notified() => again = SOON,
+                () = tokio::time::sleep(again) => again = (again * 2).min(LATER),
             }
         }
     }
@@ -133,7 +134,7 @@ fn maintained(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Backend>> {
     all.filter(|backend| !backend.is_ready() && backend.admin_state() == AdminState::Maint)
 }
 
-/// Between two looks at what is left to cut: a connection that was being made gets that long.
+/// Between the first two looks at what is left to cut; then twice that, and so on.
 const SOON: Duration = Duration::from_millis(500);
 /// When nobody was there at the last look; a connect that was under way then ends within some seconds.
 const LATER: Duration = Duration::from_secs(5);
@@ -244,7 +245,7 @@ mod tests {
             assert_eq!((filter.backend.as_deref(), reason), (Some("a"), EndReason::Maintenance));
         }
         a.connection_ended(0, 0);
-        while tokio::time::timeout(SOON * 2, orders.recv()).await.is_ok() {}
+        while tokio::time::timeout(LATER, orders.recv()).await.is_ok() {}
         a.connection_started();
         assert!(orders.recv().await.is_some(), "one that came late is cut too");
         stop.cancel();

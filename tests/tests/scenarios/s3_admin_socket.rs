@@ -1,6 +1,7 @@
 //! One backend at a time out of the round and back, and the socket that speaks as HAProxy's: beside a real HAProxy, and
 //! with the tools that read one.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -202,13 +203,20 @@ fn the_tools_that_read_haproxy_read_this_one() -> Result<()> {
     }
 
     // It wants a terminal, and talks in prompt mode.
-    let screen = proxy.run(
-        "sh",
-        &["-c", &format!("(sleep 2; printf q) | TERM=xterm timeout 20 script -qec 'stty rows 40 cols 140; hatop -s {socket}' /dev/null")],
-    )?;
-    for words in ["HATop version", "DRAIN", "FRONTEND", "Proxies:"] {
-        assert!(screen.contains(words), "no {words} on HATop's screen: {screen:?}");
+    let dir = tempfile::Builder::new().prefix("ing-hatop-").tempdir()?;
+    let drawn = dir.path().join("screen");
+    let mut hatop = proxy.command("script");
+    let inside = format!("stty rows 40 cols 140; exec hatop -s {socket}");
+    hatop.args(["-qec", inside.as_str(), "/dev/null"]).env("TERM", "xterm");
+    hatop.stdin(Stdio::piped()).stdout(std::fs::File::create(&drawn)?);
+    let mut hatop = Process::spawn("hatop", &mut hatop)?;
+    let screen = || String::from_utf8_lossy(&std::fs::read(&drawn).unwrap_or_default()).into_owned();
+    for words in ["HATop version", "FRONTEND", "DRAIN", "BACKEND"] {
+        wait_until(PATIENCE, words, || screen().contains(words)).with_context(screen)?;
     }
+    hatop.child().stdin.take().context("a keyboard")?.write_all(b"q")?;
+    let ended = hatop.wait(PATIENCE)?;
+    assert!(ended.success(), "HATop ended with {ended}: {}", screen());
     Ok(())
 }
 
