@@ -108,8 +108,8 @@ pub enum State {
     Cut = 3,
     /// Over and logged; stragglers are still spliced until the slot is reaped.
     Draining = 4,
-    /// On its way from a table of another layout: for a moment, every packet is dropped, so that what the packets have proven
-    /// is read when no packet can prove more.
+    /// On its way from a table of another layout, or from a relay's sockets: for a moment, every packet is dropped, so that what the
+    /// packets have proven, or the sockets said, is read when no packet can change it.
     Moving = 5,
 }
 

@@ -52,7 +52,7 @@ pub enum Verdict {
     TooBigReturned,
     /// Dropped: a "packet too big" that quotes nothing of a flow that is under way.
     DropTooBig,
-    /// Dropped: its connection is on its way from a table of another layout; it will be sent again.
+    /// Dropped: its connection is on its way from a table of another layout, or from a relay; it will be sent again.
     DropMoving,
 }
 

@@ -55,6 +55,7 @@ fn status(now: f64, trouble: bool, pools: &[PoolView]) -> Status {
         opening: (3.0 + wave(now, 5.0) * 3.0) as u64,
         accepted_total: (now * 221.0 + wave(now, 13.0) * 60.0) as u64,
         handed_off_total: handed_off,
+        handed_off_later_total: 0,
         relayed_total: (now * 4.0) as u64,
         refused_total: (now * 1.9) as u64,
         share_handed_off: Some(if trouble { 0.0 } else { 0.9815 }),
@@ -102,6 +103,7 @@ fn listeners(now: f64, trouble: bool) -> Vec<ListenerStatus> {
         counts: ListenerCounts {
             accepted_total: (now * 221.0 * part) as u64,
             handed_off_total: (now * 212.0 * part) as u64,
+            handed_off_later_total: 0,
             open_kernel: (8_400.0 * part) as u64,
             open_relay: (130.0 * part) as u64,
             opening: 3,

@@ -291,6 +291,8 @@ pub enum HandoffPolicy {
     Always,
     /// Those of clients whose round trip is shorter.
     RttBelow(Duration),
+    /// Relayed first; handed off once nothing was said for this long.
+    WhenIdle(Duration),
     Never,
 }
 

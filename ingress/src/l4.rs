@@ -18,6 +18,7 @@ pub(crate) mod connect;
 pub(crate) mod handoff;
 
 mod accept;
+mod carry;
 mod connection;
 mod opening;
 mod reader;

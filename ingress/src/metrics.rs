@@ -54,6 +54,7 @@ struct ConnectionFamilies {
     open: Gauges<2>,
     refused: Counters<2>,
     handoffs: Counters<1>,
+    later: Counters<1>,
     adopted: Counters<1>,
     relays: Counters<2>,
     ended: Counters<2>,
@@ -163,17 +164,19 @@ impl ConnectionFamilies {
             open: Family::default(),
             refused: Family::default(),
             handoffs: Family::default(),
+            later: Family::default(),
             adopted: Family::default(),
             relays: Family::default(),
             ended: Family::default(),
             bytes: Family::default(),
             duration: Family::new_with_constructor(duration),
         };
-        let Self { accepted, open, refused, handoffs, adopted, relays, ended, bytes, duration } = &families;
+        let Self { accepted, open, refused, handoffs, later, adopted, relays, ended, bytes, duration } = &families;
         registry.register("connections", "Accepted connections", accepted.clone());
         registry.register("connections_open", "Connections now, by where their bytes run", open.clone());
         registry.register("connections_refused", "Connections closed before they reached a backend", refused.clone());
         registry.register("handoffs", "Connections handed off to the kernel", handoffs.clone());
+        registry.register("late_handoffs", "Of those, relayed until they were quiet", later.clone());
         registry.register(
             "connections_adopted",
             "Kernel connections taken over from an earlier daemon",

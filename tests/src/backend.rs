@@ -1,4 +1,4 @@
-//! Real peers behind the proxy: nginx, HAProxy and Redis as Debian ships them, each in a namespace of the lab.
+//! Real peers behind the proxy: nginx, HAProxy, Redis and MariaDB as Debian ships them, each in a namespace of the lab.
 
 use std::path::Path;
 
@@ -59,6 +59,18 @@ impl Backend {
         let work = dir.path().to_owned();
         let plain = ["redis-server", "--port", "6379", "--protected-mode", "no", "--save", "", "--dir", text(&work)?];
         Self::start(name, host, 6379, dir, &plain)
+    }
+
+    /// MariaDB on `:3306`, with no table and open to all. It speaks first.
+    pub fn mariadb(name: &str, host: &Host) -> Result<Self> {
+        let dir = directory(name)?;
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data)?;
+        let (data, socket) = (format!("--datadir={}", text(&data)?), dir.path().join("sql.sock"));
+        let socket = format!("--socket={}", text(&socket)?);
+        let plain = ["mariadbd", "--no-defaults", "--user=root", &data, &socket, "--port=3306", "--skip-grant-tables"];
+        let small = ["--skip-name-resolve", "--skip-log-bin", "--innodb-log-file-size=4M"];
+        Self::start(name, host, 3306, dir, &[&plain[..], &small].concat())
     }
 
     fn start(name: &str, host: &Host, port: u16, dir: TempDir, arguments: &[&str]) -> Result<Self> {

@@ -30,6 +30,7 @@ mod scenarios {
     mod s1_transfer;
     mod s1_upgrade;
     mod s2_polling;
+    mod s1_when_idle;
     mod s3_admin_socket;
     mod s4_registry;
 }

@@ -89,6 +89,9 @@ pub struct ConnectionSummary {
     pub opening: u64,
     pub accepted_total: u64,
     pub handed_off_total: u64,
+    /// Of those: relayed before, and counted there too.
+    #[serde(default)]
+    pub handed_off_later_total: u64,
     pub relayed_total: u64,
     pub refused_total: u64,
     /// 0 to 1, of all that reached a backend. `None`: none did yet.
@@ -253,9 +256,11 @@ impl ConnectionSummary {
     fn of<'a>(listeners: impl Iterator<Item = &'a ListenerCounts>) -> Self {
         let mut sum = Self::default();
         for listener in listeners {
-            let ListenerCounts { accepted_total, handed_off_total, open_kernel, open_relay, opening, .. } = listener;
+            let ListenerCounts { accepted_total, handed_off_total, handed_off_later_total, .. } = listener;
+            let ListenerCounts { open_kernel, open_relay, opening, .. } = listener;
             sum.accepted_total += accepted_total;
             sum.handed_off_total += handed_off_total;
+            sum.handed_off_later_total += handed_off_later_total;
             sum.open_kernel += open_kernel;
             sum.open_relay += open_relay;
             sum.opening += opening;
@@ -267,7 +272,8 @@ impl ConnectionSummary {
         sum.refused_total = sum.refused_causes.values().sum();
         let missed = |reason: &&RelayReason| is_eligible(**reason);
         let missed = RelayReason::ALL.iter().filter(missed).filter_map(|r| sum.relay_reasons.get(r.as_str())).sum();
-        sum.share_handed_off = share(sum.handed_off_total, sum.relayed_total);
+        sum.share_handed_off =
+            share(sum.handed_off_total, sum.relayed_total.saturating_sub(sum.handed_off_later_total));
         sum.share_handed_off_of_eligible = share(sum.handed_off_total, missed);
         sum
     }
@@ -278,7 +284,7 @@ impl ConnectionSummary {
 const fn is_eligible(reason: RelayReason) -> bool {
     use RelayReason as R;
     match reason {
-        R::KernelOff | R::Policy | R::Rtt | R::Family | R::Local | R::Device => false,
+        R::KernelOff | R::Policy | R::Rtt | R::WhenIdle | R::Family | R::Local | R::Device => false,
         R::Unseen | R::Options | R::Mtu | R::Route => false,
         R::HalfClosed | R::OutOfOrder | R::ServerFirst | R::Window => true,
         R::Full | R::Ports | R::Error => true,

@@ -101,6 +101,7 @@ pub(super) fn pool(pool: &Pool, now: Instant) -> PoolView {
         handoff: match pool.config.handoff {
             HandoffPolicy::Always => "always".into(),
             HandoffPolicy::RttBelow(limit) => format!("rtt_below {limit:?}"),
+            HandoffPolicy::WhenIdle(after) => format!("when_idle {after:?}"),
             HandoffPolicy::Never => "never".into(),
         },
         backends: view(&pool.backends, &pool.config.backends),

@@ -12,6 +12,7 @@ pub(super) const MAX_CONNECTIONS_PER_SOURCE: u32 = 10_000;
 pub(super) const WEIGHT: u32 = 1;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const CONNECT_RETRIES: u32 = 2;
+pub(super) const HANDOFF_WHEN_IDLE: Duration = Duration::from_secs(1);
 pub(super) const SLOW_START: Duration = Duration::ZERO;
 
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(10);

@@ -20,7 +20,7 @@ pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterfac
 pub(super) use self::peers::FilePeers;
 pub(super) use self::pool::{
     FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
-    FullProxyProtocol, HandoffBelow, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
+    FullHandoff, FullProxyProtocol, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
 };
 pub(super) use self::provider::{
     FileEntryPoint, FileHttpPoll, FileLastGood, FileProvider, FileRegistry, FileTraefik, KeptFor, LastGoodWord,

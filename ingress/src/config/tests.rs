@@ -89,6 +89,21 @@ fn the_smallest_file_gets_all_the_defaults() {
 }
 
 #[test]
+fn each_handoff_policy_has_its_words() {
+    for (words, policy) in [
+        ("always", HandoffPolicy::Always),
+        ("never", HandoffPolicy::Never),
+        ("{rtt_below: 50ms}", HandoffPolicy::RttBelow(Duration::from_millis(50))),
+        ("when_idle", HandoffPolicy::WhenIdle(Duration::from_secs(1))),
+        ("{when_idle: 5s}", HandoffPolicy::WhenIdle(Duration::from_secs(5))),
+    ] {
+        let text = with("8443]", &format!("8443], handoff: {words}"));
+        let config = parse(&text, Path::new("f.yaml")).expect("a valid file");
+        assert_eq!(config.pools[&PoolName::new("app")].handoff, policy, "{words}");
+    }
+}
+
+#[test]
 fn every_key_arrives() {
     let text = "
 listeners:
@@ -351,6 +366,11 @@ fn values_that_do_not_go_together_are_told() {
 }
 
 #[test]
+        (
+            "backends: [10.0.0.3:8443]",
+            "backends: [10.0.0.3:8443], handoff: {rtt_below: 1s, when_idle: 1s}",
+            "7:45: error: pools.app.handoff: needs either `rtt_below` or `when_idle`",
+        ),
 fn routes_of_different_listeners_may_share_a_name() {
     let text = with("https: {bind: ':443'}", "a: {bind: ':443'}\n  b: {bind: ':444'}").replace(
         "- {sni: app.example.com, pool: app}",

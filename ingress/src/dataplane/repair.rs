@@ -112,6 +112,21 @@ pub(crate) fn holds_out_of_order(fd: RawFd) -> io::Result<bool> {
     Ok(queued_memory(fd)? > 0 && info(fd)?.out_of_order > 0)
 }
 
+/// Established both ways, with nothing to be read, not even out of order, and nothing that the peer has not acknowledged.
+pub(crate) fn is_quiet(fd: RawFd) -> io::Result<bool> {
+    Ok(unread(fd)? == 0 && unacknowledged(fd)? == 0 && queued_memory(fd)? == 0 && info(fd)?.established)
+}
+
+/// Bytes in the send queue: not sent, or not acknowledged (tcp(7), SIOCOUTQ).
+fn unacknowledged(fd: RawFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.
+    if unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(bytes as u32)
+}
+
 /// Bytes of memory in the receive queues, the out-of-order queue included (SO_MEMINFO, `SK_MEMINFO_RMEM_ALLOC`).
 fn queued_memory(fd: RawFd) -> io::Result<u32> {
     const SO_MEMINFO: libc::c_int = 55;

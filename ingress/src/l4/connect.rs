@@ -56,11 +56,15 @@ pub(crate) async fn connect(
     we_speak: bool,
 ) -> io::Result<BackendSocket> {
     let connecting = async {
-        match (kernel.flows_table(), config.handoff) {
-            (Some(flows), HandoffPolicy::Always | HandoffPolicy::RttBelow(_)) if can_meet(client.address, backend) => {
+        let wanted = match config.handoff {
+            HandoffPolicy::Always | HandoffPolicy::RttBelow(_) | HandoffPolicy::WhenIdle(_) => true,
+            HandoffPolicy::Never => false,
+        };
+        match kernel.flows_table() {
+            Some(flows) if wanted && can_meet(client.address, backend) => {
                 for_handoff(flows, client.stream, backend, we_speak).await
             }
-            _ => connected(TcpStream::connect(backend).await?, None),
+            Some(_) | None => connected(TcpStream::connect(backend).await?, None),
         }
     };
     tokio::time::timeout(config.connect_timeout, connecting)

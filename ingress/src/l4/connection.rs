@@ -11,17 +11,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Plane;
+use super::carry::{self, Kept};
 use super::client_hello::{INTERNAL_ERROR_ALERT, UNRECOGNIZED_NAME_ALERT};
 use super::connect::{self, BackendSocket, Caller};
 use super::handoff::{self, Handoff, HandoffOutcome, Wire};
 use super::limits::ListenerLimits;
 use super::opening::{Expected, Opening};
-use super::outcome::{ConnectionInfo, Refusal, RelayReason};
+use super::outcome::{ConnectionInfo, Refusal};
 use super::proxy_header::{self, Addresses, Facts};
-use super::relay::Relay;
 use crate::balance::{Backend, Pick, Pool};
 use crate::config::{DefaultRoute, ListenerConfig, ListenerProtocol, ProxyProtocol};
-use crate::flow::Transferred;
 use crate::metrics::ListenerMetrics;
 use crate::route::{ListenerName, RouteName};
 use crate::snapshot::Snapshot;
@@ -49,13 +48,6 @@ struct Reached {
     socket: BackendSocket,
 }
 
-/// A connection that userspace carries.
-struct Kept {
-    backend: Arc<Backend>,
-    reason: RelayReason,
-    handoff: Box<Handoff>,
-}
-
 /// Serves one accepted connection until it ends or the kernel has it.
 pub(super) async fn serve(plane: Arc<Plane>, entrance: Arc<Entrance>, client: TcpStream, peer: SocketAddr) {
     let begun = Instant::now();
@@ -65,7 +57,7 @@ pub(super) async fn serve(plane: Arc<Plane>, entrance: Arc<Entrance>, client: Tc
     let _ = SockRef::from(&client).set_tcp_quickack(false);
     // Boxed, because a task is as large as its largest stage, and a relay may stand idle for days.
     if let Some(kept) = Box::pin(establish(&plane, &entrance, client, peer)).await {
-        relay(&plane, kept, begun).await;
+        carry::carry(&plane, &entrance.metrics, kept, begun).await;
     }
 }
 
@@ -177,6 +169,7 @@ async fn prepare(
         idle_timeout: listener.idle_timeout,
         info,
         guards,
+        notes: None,
     };
     Ok(Ready { backend: reached.backend, handoff })
 }
@@ -230,36 +223,6 @@ async fn reach(
         }
     }
     Err(if tried.is_empty() { Refusal::NoBackend } else { Refusal::ConnectFailed })
-}
-
-/// Carries the bytes of a connection until it ends.
-async fn relay(plane: &Plane, kept: Kept, begun: Instant) {
-    let Kept { backend, reason, handoff } = kept;
-    let Handoff {
-        mut client,
-        backend: mut socket,
-        first_flight,
-        hello_len,
-        client_read: _,
-        policy: _,
-        idle_timeout,
-        info,
-        guards,
-        wire: _,
-    } = *handoff;
-    // The first flight is one write; only a relay goes on writing. On a dead socket the relay says what is wrong.
-    let _ = socket.stream.set_nodelay(true);
-    let (end, told) = {
-        let relayed = plane.relays.list(info, reason, socket.source, begun);
-        let relay = Relay::new(&mut client, &mut socket.stream, first_flight, hello_len);
-        let end_reason = relay.run(&relayed, idle_timeout).await;
-        relayed.ended(end_reason)
-    };
-    drop((client, socket, guards));
-    let all = Transferred { to_backend: end.bytes_to_backend, to_client: end.bytes_to_client };
-    let rest = all.since(told);
-    backend.connection_ended(rest.to_backend, rest.to_client);
-    plane.ends.record(&end, told);
 }
 
 /// Tells a client that nobody here answers to that name, or cannot tell, and waits until it had a chance to read it: closing a socket with

@@ -4,14 +4,15 @@
 //! two legs' numbers never change: if late bytes of the client reach our socket after all, its read position and the end of
 //! what we write to the backend move by the same amount.
 
-use std::cell::RefCell;
+pub(crate) mod quiet;
+
+mod legs;
+
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ingress_ebpf::connection::WindowScales;
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use socket2::SockRef;
@@ -19,12 +20,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::{BackendSocket, Prepared, can_meet};
+use self::legs::{Legs, Notes};
+use super::connect::{BackendSocket, Prepared};
 use super::limits::Guards;
 use super::outcome::{ConnectionInfo, RelayReason};
 use crate::config::HandoffPolicy;
-use crate::dataplane::repair::{self, Info, Numbers, Said};
-use crate::dataplane::{Arming, Flows, Kernel, Leg, Paths, Plan, Server, Way};
+use crate::dataplane::repair::{self, Said};
+use crate::dataplane::{Arming, Kernel, Plan};
+use crate::flow::Transferred;
 
 /// Everything that belongs to one connection at the moment when its backend is connected.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub(crate) struct Handoff {
     pub(crate) idle_timeout: Duration,
     pub(crate) info: ConnectionInfo,
     pub(crate) guards: Guards,
+    /// Of a connection that may be handed off once it is quiet.
+    pub(crate) notes: Option<Notes>,
 }
 
 /// The addresses in the client's packets, whatever a PROXY header says.
@@ -62,21 +67,6 @@ pub(crate) enum HandoffOutcome {
     },
 }
 
-/// Both legs at the moment of the handoff.
-struct Legs {
-    client: SocketAddr,
-    local: SocketAddr,
-    source: SocketAddr,
-    backend: SocketAddr,
-    client_numbers: Numbers,
-    backend_numbers: Numbers,
-    /// Bytes that the backend has room for.
-    backend_takes: usize,
-    scale: WindowScales,
-    to_backend: Way,
-    to_client: Way,
-}
-
 pub(crate) async fn handoff(kernel: &Kernel, mut request: Handoff) -> HandoffOutcome {
     let reason = match try_handoff(kernel, &mut request) {
         Ok(arming) => match complete(arming, request).await {
@@ -94,7 +84,7 @@ pub(crate) async fn handoff(kernel: &Kernel, mut request: Handoff) -> HandoffOut
 /// Proves that the connection can be handed off, installs its entries and takes what the client's socket still holds.
 fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayReason> {
     match request.policy {
-        HandoffPolicy::Always | HandoffPolicy::RttBelow(_) => {}
+        HandoffPolicy::Always | HandoffPolicy::RttBelow(_) | HandoffPolicy::WhenIdle(_) => {}
         HandoffPolicy::Never => return Err(RelayReason::Policy),
     }
     let flows = kernel.flows_table().ok_or(RelayReason::KernelOff)?;
@@ -104,6 +94,13 @@ fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayRe
         return Err(RelayReason::Rtt);
     }
     let legs = Legs::prove(flows, request)?;
+    if let HandoffPolicy::WhenIdle(_) = request.policy {
+        request.notes = Some(legs.notes);
+        return Err(RelayReason::WhenIdle);
+    }
+    if request.first_flight.len() > legs.backend_takes {
+        return Err(RelayReason::Window);
+    }
 
     let flight = u32::try_from(request.first_flight.len()).map_err(|_| RelayReason::Window)?;
     let hello = u32::try_from(request.hello_len).map_err(|_| RelayReason::Window)?;
@@ -123,8 +120,9 @@ fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayRe
         // into our socket before the entries stood.
         min_ack: first_flight_end.wrapping_add(1),
         scale: legs.scale,
-        to_backend: legs.to_backend,
-        to_client: legs.to_client,
+        carried: Transferred::default(),
+        to_backend: legs.ways.to_backend,
+        to_client: legs.ways.to_client,
         idle_timeout: request.idle_timeout,
     };
     let arming = flows.arm(&plan)?;
@@ -184,89 +182,6 @@ async fn complete(arming: Arming, mut request: Handoff) -> Result<(), Box<Handof
     Ok(())
 }
 
-impl Legs {
-    fn prove(flows: &Arc<Flows>, request: &Handoff) -> Result<Self, RelayReason> {
-        let Wire { client, local } = request.wire;
-        let backend = request.info.backend_address;
-        if !can_meet(client, backend) {
-            return Err(RelayReason::Family);
-        }
-        let Some(Prepared { client: client_info, .. }) = &request.backend.prepared else {
-            return Err(RelayReason::Ports);
-        };
-        let (client_fd, backend_fd) = (request.client.as_raw_fd(), request.backend.stream.as_raw_fd());
-        let source = request.backend.source;
-        let client_syn = flows.handshake(client, local);
-        let backend_syn = flows.handshake(backend, source);
-        let to_client = Leg { socket: client_fd, ours: local, theirs: client, server: Server::We };
-        let to_backend = Leg { socket: backend_fd, ours: source, theirs: backend, server: Server::They };
-        let ways = PATHS.with_borrow_mut(|paths| {
-            if paths.is_none() {
-                *paths = Some(Paths::open().map_err(failed("netlink"))?);
-            }
-            let paths = paths.as_mut().ok_or(RelayReason::Error)?;
-            let now = Instant::now();
-            let to_client = flows.way(paths, &to_client, client_syn.as_ref(), now)?;
-            let to_backend = flows.way(paths, &to_backend, backend_syn.as_ref(), now)?;
-            Ok((to_client, to_backend))
-        });
-        let (to_client, to_backend) = ways?;
-        let (client_syn, backend_syn) = client_syn.zip(backend_syn).ok_or(RelayReason::Unseen)?;
-
-        let backend_info = repair::info(backend_fd).map_err(failed("TCP_INFO of the backend"))?;
-        check(client_info, &backend_info)?;
-        let backend_takes = match backend_info.send_window {
-            // A kernel that does not say.
-            0 => usize::MAX,
-            window => window as usize,
-        };
-        if request.first_flight.len() > backend_takes {
-            return Err(RelayReason::Window);
-        }
-        let client_numbers = match client_syn.numbers() {
-            Some((write, start)) => Numbers { write, read: start.wrapping_add(request.client_read as u32) },
-            None => repair::numbers(client_fd).map_err(failed("numbers of the client"))?,
-        };
-        let backend_numbers = match backend_syn.numbers() {
-            Some((write, read)) => Numbers { write, read },
-            None => repair::numbers(backend_fd).map_err(failed("numbers of the backend"))?,
-        };
-        let scale = WindowScales {
-            client: client_info.peer_scale,
-            to_client: client_info.own_scale,
-            backend: backend_info.peer_scale,
-            to_backend: backend_info.own_scale,
-        };
-        Ok(Self {
-            client,
-            local,
-            source,
-            backend,
-            client_numbers,
-            backend_numbers,
-            backend_takes,
-            scale,
-            to_backend,
-            to_client,
-        })
-    }
-}
-
-/// What the two handshakes agreed on must be one and the same.
-fn check(client: &Info, backend: &Info) -> Result<(), RelayReason> {
-    if !client.established || !backend.established {
-        return Err(RelayReason::HalfClosed);
-    }
-    if client.timestamps || backend.timestamps || client.sack != backend.sack {
-        return Err(RelayReason::Options);
-    }
-    // What the backend sends fits the client: its SYN said so.
-    if client.receive_mss > backend.send_mss {
-        return Err(RelayReason::Mtu);
-    }
-    Ok(())
-}
-
 /// Reads what the client's socket received before its entry stood.
 fn drain(client: &TcpStream, into: &mut Vec<u8>) -> Result<(), RelayReason> {
     loop {
@@ -289,8 +204,3 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> RelayReason {
 }
 
 const FIRST_FLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
-
-thread_local! {
-    /// One netlink socket a worker.
-    static PATHS: RefCell<Option<Paths>> = const { RefCell::new(None) };
-}

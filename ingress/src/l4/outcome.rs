@@ -101,6 +101,8 @@ reasons! {
         Error => "error",
         /// Routing rules send our own packets another way than spliced ones would find: by a firewall mark, or by ports.
         Route => "route",
+        /// The pool's policy says so, until the connection has once been quiet.
+        WhenIdle => "when_idle",
     }
 }
 

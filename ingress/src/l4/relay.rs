@@ -46,6 +46,22 @@ struct Pending {
     end: usize,
 }
 
+/// Why a relay stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    Ended(EndReason),
+    /// Nothing moved for as long as was asked for, and no byte is held here. It may go on.
+    Still,
+}
+
+/// How long a relay waits for what.
+struct Patience {
+    /// Without a byte until it ends.
+    idle: Duration,
+    /// Without a byte until it stops, and since when at the earliest.
+    still: Option<(Duration, Instant)>,
+}
+
 /// Which socket failed.
 enum Failed {
     Reader(io::Error),
@@ -69,14 +85,22 @@ impl<'a> Relay<'a> {
         Self { client, backend, to_backend, to_client: Direction::default() }
     }
 
-    /// Runs until both directions are closed, one end fails, nothing moved for `idle`, or somebody cuts the relay.
-    pub(crate) async fn run(mut self, relayed: &Relayed, idle: Duration) -> EndReason {
-        let mut timer = std::pin::pin!(tokio::time::sleep(idle));
-        let reason = std::future::poll_fn(|cx| self.poll(cx, relayed, timer.as_mut(), idle)).await;
-        if reason != EndReason::Closed {
-            self.reset(relayed);
+    /// Runs until both directions are closed, one end fails, nothing moved for `idle`, or somebody cuts the relay; or until nothing
+    /// moved for `still`.
+    pub(crate) async fn run(&mut self, relayed: &Relayed, idle: Duration, still: Option<Duration>) -> Stopped {
+        let mut timer = std::pin::pin!(tokio::time::sleep(still.map_or(idle, |still| still.min(idle))));
+        let patience = Patience { idle, still: still.map(|still| (still, Instant::now())) };
+        let stopped = std::future::poll_fn(|cx| self.poll(cx, relayed, timer.as_mut(), &patience)).await;
+        match stopped {
+            Stopped::Ended(EndReason::Closed) | Stopped::Still => {}
+            Stopped::Ended(_) => self.reset(relayed),
         }
-        reason
+        stopped
+    }
+
+    /// The client's and the backend's.
+    pub(crate) fn sockets(&self) -> (&TcpStream, &TcpStream) {
+        (self.client, self.backend)
     }
 
     fn poll(
@@ -84,11 +108,11 @@ impl<'a> Relay<'a> {
         cx: &mut Context<'_>,
         relayed: &Relayed,
         mut timer: Pin<&mut Sleep>,
-        idle: Duration,
-    ) -> Poll<EndReason> {
+        patience: &Patience,
+    ) -> Poll<Stopped> {
         relayed.waker.register(cx.waker());
         if let Some(reason) = relayed.cut_reason() {
-            return Poll::Ready(reason);
+            return Poll::Ready(Stopped::Ended(reason));
         }
         let before = self.moved(relayed);
         // To the client first: what a backend sent before it reset the connection still arrives.
@@ -101,23 +125,36 @@ impl<'a> Relay<'a> {
         }
         match (to_client, to_backend) {
             (Poll::Ready(Err(Failed::Reader(e))), _) | (_, Poll::Ready(Err(Failed::Writer(e)))) => {
-                return Poll::Ready(end_reason(&e, EndReason::BackendReset));
+                return Poll::Ready(Stopped::Ended(end_reason(&e, EndReason::BackendReset)));
             }
             (Poll::Ready(Err(Failed::Writer(e))), _) | (_, Poll::Ready(Err(Failed::Reader(e)))) => {
-                return Poll::Ready(end_reason(&e, EndReason::ClientReset));
+                return Poll::Ready(Stopped::Ended(end_reason(&e, EndReason::ClientReset)));
             }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(EndReason::Closed),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Stopped::Ended(EndReason::Closed)),
             (Poll::Pending, _) | (_, Poll::Pending) => {}
         }
         // The timer is only moved when it fires: busy relays never touch the timer wheel.
         while timer.as_mut().poll(cx).is_ready() {
-            let due = relayed.last_active() + idle;
-            if due <= Instant::now() {
-                return Poll::Ready(EndReason::IdleTimeout);
+            let now = Instant::now();
+            let mut due = relayed.last_active() + patience.idle;
+            if due <= now {
+                return Poll::Ready(Stopped::Ended(EndReason::IdleTimeout));
+            }
+            if let Some((still, since)) = patience.still {
+                let at = relayed.last_active().max(since) + still;
+                if at <= now && self.holds_nothing() {
+                    return Poll::Ready(Stopped::Still);
+                }
+                due = due.min(if at <= now { now + still } else { at });
             }
             timer.as_mut().reset(due.into());
         }
         Poll::Pending
+    }
+
+    /// And neither end has said its last word.
+    fn holds_nothing(&self) -> bool {
+        [&self.to_backend, &self.to_client].iter().all(|direction| direction.pending.is_none() && !direction.ended)
     }
 
     fn moved(&self, relayed: &Relayed) -> (u64, u64, bool, bool) {

@@ -128,17 +128,21 @@ impl Relayed {
         EndReason::ALL.get(usize::from(at)).copied()
     }
 
-    fn transferred(&self) -> Transferred {
+    pub(super) fn transferred(&self) -> Transferred {
         Transferred {
             to_backend: self.to_backend.load(Ordering::Relaxed),
             to_client: self.to_client.load(Ordering::Relaxed),
         }
     }
 
+    /// What the relay has carried, and how much of it the books have heard of; from now on they hear no more from here.
+    pub(super) fn leave(&self) -> (Transferred, Transferred) {
+        (self.transferred(), self.told.lock().take().unwrap_or_default())
+    }
+
     /// The account of a relay that is over, and how much of it the books have already heard of.
     pub(super) fn ended(&self, reason: EndReason) -> (ConnectionEnd, Transferred) {
-        let told = self.told.lock().take().unwrap_or_default();
-        let Transferred { to_backend, to_client } = self.transferred();
+        let (Transferred { to_backend, to_client }, told) = self.leave();
         let end = ConnectionEnd {
             info: self.info.clone(),
             mode: Mode::Relay(self.reason),
@@ -174,6 +178,13 @@ impl Relayed {
             age: now.saturating_duration_since(self.started).as_secs_f64(),
             idle: now.saturating_duration_since(self.last_active()).as_secs_f64(),
         }
+    }
+}
+
+impl Listed<'_> {
+    /// It is no relay any more.
+    pub(super) fn unlist(self) -> Arc<Relayed> {
+        Arc::clone(&self.relay)
     }
 }
 

@@ -16,11 +16,12 @@ use crate::route::{ListenerName, PoolName};
 
 /// The contract: [`accepted`](Self::accepted) once per connection, then exactly one of [`refused`](Self::refused),
 /// [`relayed`](Self::relayed) and [`handed_off`](Self::handed_off), and after the last two [`ended`](Self::ended) once.
-/// A kernel connection of an earlier daemon starts with [`adopted`](Self::adopted) instead.
+/// A relay may be [`handed_off_later`](Self::handed_off_later). A kernel connection of an earlier daemon starts with [`adopted`](Self::adopted) instead.
 pub struct ListenerMetrics {
     name: ListenerName,
     accepted: Counter,
     handed_off: Counter,
+    handed_off_later: Counter,
     adopted: Counter,
     opening: Gauge,
     in_kernel: Gauge,
@@ -38,6 +39,9 @@ pub struct ListenerMetrics {
 pub struct ListenerCounts {
     pub accepted_total: u64,
     pub handed_off_total: u64,
+    /// Of those: relayed before.
+    #[serde(default)]
+    pub handed_off_later_total: u64,
     pub open_kernel: u64,
     pub open_relay: u64,
     /// Accepted, and neither refused nor at a backend yet.
@@ -56,7 +60,7 @@ struct PoolBytes {
 
 impl ListenerMetrics {
     pub(super) fn new(name: &ListenerName, families: &ConnectionFamilies) -> Self {
-        let ConnectionFamilies { accepted, open, refused, handoffs, adopted, relays, ended, bytes, duration } =
+        let ConnectionFamilies { accepted, open, refused, handoffs, later, adopted, relays, ended, bytes, duration } =
             families;
         let listener = || ("listener", name.to_string());
         let mode = |mode: &str| open.get_or_create_owned(&[listener(), ("mode", mode.to_owned())]);
@@ -67,6 +71,7 @@ impl ListenerMetrics {
             name: name.clone(),
             accepted: accepted.get_or_create_owned(&[listener()]),
             handed_off: handoffs.get_or_create_owned(&[listener()]),
+            handed_off_later: later.get_or_create_owned(&[listener()]),
             adopted: adopted.get_or_create_owned(&[listener()]),
             opening: mode("opening"),
             in_kernel: mode("kernel"),
@@ -100,6 +105,14 @@ impl ListenerMetrics {
         self.opening.dec();
         self.in_kernel.inc();
         self.handed_off.inc();
+    }
+
+    /// A connection that was relayed until it was quiet.
+    pub fn handed_off_later(&self) {
+        self.relaying.dec();
+        self.in_kernel.inc();
+        self.handed_off.inc();
+        self.handed_off_later.inc();
     }
 
     /// A kernel connection that an earlier daemon handed off.
@@ -140,6 +153,7 @@ impl ListenerMetrics {
         ListenerCounts {
             accepted_total: self.accepted.get(),
             handed_off_total: self.handed_off.get(),
+            handed_off_later_total: self.handed_off_later.get(),
             open_kernel: open(&self.in_kernel),
             open_relay: open(&self.relaying),
             opening: open(&self.opening),

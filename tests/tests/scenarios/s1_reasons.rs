@@ -50,6 +50,7 @@ scenarios! {
     ports: connection_for_which_no_port_is_left_is_relayed,
     error: daemon_that_is_out_of_descriptors_relays_with_those_it_has,
     route: mark_by_which_sockets_find_another_gateway_is_noticed,
+    when_idle: connection_of_a_pool_that_waits_for_quiet_is_relayed_until_then,
 }
 
 #[test]
@@ -85,6 +86,15 @@ fn policy(reason: &str) -> Result<()> {
     let (s1, backend) = stage()?;
     let mut config = config(&s1);
     config["pools"]["web"]["handoff"] = "never".into();
+    let node = s1.node_with(config)?;
+    let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
+    relayed(&node, reason, &[talk.finish()?])
+}
+
+fn when_idle(reason: &str) -> Result<()> {
+    let (s1, backend) = stage()?;
+    let mut config = config(&s1);
+    config["pools"]["web"]["handoff"] = json!({ "when_idle": "1h" });
     let node = s1.node_with(config)?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     relayed(&node, reason, &[talk.finish()?])

@@ -6,7 +6,7 @@ use crate::config::decode::{At, Located};
 use crate::config::defaults;
 use crate::config::file::{
     FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
-    FullProxyProtocol, HandoffBelow, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
+    FullHandoff, FullProxyProtocol, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
 };
 use crate::config::problems::quoted;
 use crate::config::report::Report;
@@ -51,11 +51,7 @@ pub(super) fn convert_pool(pool: Located<FilePool>, report: &mut Report<'_>) -> 
         proxy_protocol: convert_proxy_protocol(proxy_protocol, report),
         connect_timeout: report.positive(&connect_timeout),
         connect_retries: connect_retries.0,
-        handoff: match handoff {
-            FileHandoff::Word(HandoffWord::Always) => HandoffPolicy::Always,
-            FileHandoff::Word(HandoffWord::Never) => HandoffPolicy::Never,
-            FileHandoff::Near(HandoffBelow { rtt_below }) => HandoffPolicy::RttBelow(report.positive(&rtt_below)),
-        },
+        handoff: convert_handoff(&handoff, node, report),
         health: health.map(|health| convert_health(health, report)),
         on_down: match on_down {
             FileOnDown::Cut => OnDown::Cut,
@@ -63,6 +59,24 @@ pub(super) fn convert_pool(pool: Located<FilePool>, report: &mut Report<'_>) -> 
         },
         slow_start: slow_start.0,
         loop_guard: false,
+    }
+}
+
+fn convert_handoff(handoff: &FileHandoff, pool: NodeId, report: &mut Report<'_>) -> HandoffPolicy {
+    let full = match handoff {
+        FileHandoff::Word(HandoffWord::Always) => return HandoffPolicy::Always,
+        FileHandoff::Word(HandoffWord::Never) => return HandoffPolicy::Never,
+        FileHandoff::Word(HandoffWord::WhenIdle) => return HandoffPolicy::WhenIdle(defaults::HANDOFF_WHEN_IDLE),
+        FileHandoff::Full(full) => full,
+    };
+    match full {
+        FullHandoff { rtt_below: Some(limit), when_idle: None } => HandoffPolicy::RttBelow(report.positive(limit)),
+        FullHandoff { rtt_below: None, when_idle: Some(after) } => HandoffPolicy::WhenIdle(report.positive(after)),
+        FullHandoff { rtt_below: Some(_), when_idle: Some(_) } | FullHandoff { rtt_below: None, when_idle: None } => {
+            let at = report.value_of(pool, "handoff");
+            report.error(at, "needs either `rtt_below` or `when_idle`", None);
+            HandoffPolicy::Always
+        }
     }
 }
 

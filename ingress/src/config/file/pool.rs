@@ -29,7 +29,8 @@ pub(in crate::config) struct FilePool {
     #[serde(default = "default_connect_retries")]
     pub(in crate::config) connect_retries: Count<0, 100>,
     /// `always`: every connection that can run in the kernel does. `never`: all are relayed in userspace. `{rtt_below: 50ms}`: only
-    /// clients that answer within that time there and back.
+    /// clients that answer within that time there and back. `when_idle`: each is relayed first, and goes to the kernel once neither end
+    /// has said anything for a second, or as long as `{when_idle: 5s}` says: for backends that speak first.
     #[serde(default)]
     pub(in crate::config) handoff: FileHandoff,
     /// What happens to a backend's connections when its checks say that it is down: `cut` resets them at both ends, so
@@ -117,21 +118,24 @@ pub(in crate::config) enum FileTlv {
 #[serde(untagged)]
 pub(in crate::config) enum FileHandoff {
     Word(HandoffWord),
-    Near(HandoffBelow),
+    Full(FullHandoff),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::config) enum HandoffWord {
     Always,
+    WhenIdle,
     Never,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct HandoffBelow {
+pub(in crate::config) struct FullHandoff {
     /// The client's round-trip time as its handshake showed it; from this on, the connection is relayed.
-    pub(in crate::config) rtt_below: Located<Time>,
+    pub(in crate::config) rtt_below: Option<Located<Time>>,
+    /// How long neither end has said anything when the connection leaves the relay.
+    pub(in crate::config) when_idle: Option<Located<Time>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -209,4 +213,4 @@ default_functions! {
 
 word_or_mapping!(FileProxyProtocol, "`none`, `v1`, `v2` or `{version: v2, tlvs: [...]}`", Word, Full);
 word_or_mapping!(FileBackend, "an address such as 10.0.0.3:8443, or a mapping with the key `address`", Address, Full);
-word_or_mapping!(FileHandoff, "`always`, `never` or `{rtt_below: 50ms}`", Word, Near);
+word_or_mapping!(FileHandoff, "`always`, `never`, `when_idle` or `{rtt_below: 50ms}`", Word, Full);

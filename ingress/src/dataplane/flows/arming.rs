@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use aya::maps::MapError;
-use ingress_ebpf::connection::{Connection, Half, State, WindowScales};
+use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, Half, State, WindowScales};
 use ingress_ebpf::flow::{Direction, FlowEntry, FlowKey};
 
 use super::{Flows, Live, Way, key, keys, monotonic};
@@ -41,13 +41,16 @@ pub(crate) struct Plan<'a> {
     pub(crate) first_flight_end: u32,
     /// What must be acknowledged before anything is spliced to the client; equals `first_flight_end` unless held back.
     pub(crate) min_ack: u32,
+    /// What both ends had acknowledged before; nothing, unless the connection was relayed.
+    pub(crate) carried: Transferred,
     pub(crate) scale: WindowScales,
     pub(crate) to_backend: Way,
     pub(crate) to_client: Way,
     pub(crate) idle_timeout: Duration,
 }
 
-/// Entries that stand while the first flight is still to be sent. Dropping it without [`Arming::done`] takes them away.
+/// Entries that stand while the first flight is still to be sent, or while both sockets are looked at. Dropping it without
+/// [`Arming::done`] or [`Arming::thaw`] takes them away.
 pub(crate) struct Arming {
     flows: Arc<Flows>,
     pub(crate) slot: SlotId,
@@ -60,13 +63,23 @@ pub(crate) struct Arming {
 impl Flows {
     /// Installs both entries, the backend's first: from here on the client's packets go to the backend.
     pub(crate) fn arm(self: &Arc<Self>, plan: &Plan) -> Result<Arming, RelayReason> {
+        self.install(plan, State::Armed)
+    }
+
+    /// Installs both entries of a connection that was relayed, and lets nothing through: from here on neither end gets a packet
+    /// of the other, nor a word of our sockets.
+    pub(crate) fn freeze(self: &Arc<Self>, plan: &Plan) -> Result<Arming, RelayReason> {
+        self.install(plan, State::Moving)
+    }
+
+    fn install(self: &Arc<Self>, plan: &Plan, state: State) -> Result<Arming, RelayReason> {
         let words = Words::of(plan.info, plan.client);
         let label = self.labels.lock().intern(words).ok_or(RelayReason::Full)?;
         let Some(slot) = self.slots.take() else {
             self.labels.lock().release(label);
             return Err(RelayReason::Full);
         };
-        self.slots.write(slot, &plan.connection(label), State::Armed);
+        self.slots.write(slot, &plan.connection(label, state), state);
         let keys = [key(plan.backend, plan.source), key(plan.client, plan.local)];
         let follows = [plan.to_backend.follows, plan.to_client.follows];
         let mut arming = Arming { flows: Arc::clone(self), slot, keys, label, follows, done: false };
@@ -125,20 +138,22 @@ impl Flows {
 }
 
 impl Plan<'_> {
-    fn connection(&self, label: u32) -> Connection {
+    fn connection(&self, label: u32, state: State) -> Connection {
         let now = monotonic();
         let started = self.info.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         // Until the ends have spoken: a window that either may fill, no more than our sockets ever offered.
         const FIRST_WINDOW: u32 = 1 << 20;
-        let half = |start: u32, high: u32, other_start: u32| Half {
+        let half = |start: u32, carried: u64, high: u32| Half {
             last_seen: now,
-            acked: u64::from(start),
+            acked: u64::from(start) + carried,
             high,
-            window_end: start.wrapping_add(FIRST_WINDOW),
+            window_end: start.wrapping_add(carried as u32).wrapping_add(FIRST_WINDOW),
             start,
-            fin: other_start,
             ..Half::default()
         };
+        let Transferred { to_backend, to_client } = self.carried;
+        // Of a relay's connection, the backend has acknowledged all that our socket sent.
+        let flags = if state == State::Moving { FIRST_FLIGHT_ACKED } else { 0 };
         Connection {
             #[cfg(feature = "layout-probe")]
             probe: Default::default(),
@@ -157,8 +172,8 @@ impl Plan<'_> {
             local: endpoint(self.local),
             source: endpoint(self.source),
             backend: endpoint(self.backend),
-            from_client: half(self.client_write, self.client_read, 0),
-            from_backend: half(self.client_start, self.client_write, 0),
+            from_client: half(self.client_write.wrapping_sub(to_client as u32), to_client, self.client_read),
+            from_backend: Half { flags, ..half(self.client_start, to_backend, self.client_write) },
         }
     }
 }
@@ -193,6 +208,21 @@ impl Arming {
         }
         // The event may have come before the socket was there to be closed.
         self.flows.first_flight_acked(self.slot);
+    }
+
+    /// Of a frozen connection: its packets go through from now on. `told`: bytes that the sink has heard of.
+    pub(crate) fn thaw(mut self, backend_socket: OwnedFd, port: PortGuard, told: Transferred, held: Held) {
+        self.done = true;
+        port.pass_on();
+        let live = Live {
+            backend_socket: Some(backend_socket),
+            armed_at: None,
+            told,
+            follows: Some(self.follows),
+            _held: held,
+        };
+        self.flows.live.lock().insert(self.slot.index, live);
+        self.flows.spliced(self.slot);
     }
 
     fn take_back(&mut self) {

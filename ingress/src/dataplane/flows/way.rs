@@ -108,6 +108,23 @@ impl Flows {
         Ok(Way { device: note.left_by, follows })
     }
 
+    /// [`Flows::way`] of a leg whose handshake is long past: routes may have moved since the note was taken.
+    pub(crate) fn way_as_before(
+        &self,
+        paths: &mut Paths,
+        leg: &Leg,
+        note: &SynSeen,
+        now: Instant,
+    ) -> Result<Way, RelayReason> {
+        let way = self.way(paths, leg, Some(note), now)?;
+        let device = bound_device(leg.socket).map_err(failed)?;
+        let as_sockets = Question { mark: note.mark, device, ..leg.question() };
+        match leaves_by(paths.ask(as_sockets, now).map_err(failed)?, way.device) {
+            true => Ok(way),
+            false => Err(RelayReason::Route),
+        }
+    }
+
     /// The next hop of a spliced packet that is sent out by `device`.
     fn splice(&self, paths: &mut Paths, any: Question, device: u32, now: Instant) -> io::Result<Path> {
         paths.ask(Question { device, ..Question::plain(any.source, any.destination) }, now)
