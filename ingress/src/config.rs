@@ -409,8 +409,20 @@ pub struct KernelConfig {
     pub port_range: (u16, u16),
     /// Slots for connections that run in the kernel; `None`: sized from the host's memory.
     pub max_connections: Option<u32>,
+    /// Whether ends that are silent are asked if they still live.
+    pub keepalive: Option<KeepaliveConfig>,
     /// bpffs directory; the ABI version is appended.
     pub pin_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepaliveConfig {
+    /// Silence of one end, before it is asked.
+    pub after: Duration,
+    /// From a question without answer to the next, and from the last to the end.
+    pub interval: Duration,
+    /// How many questions an end may leave without answer.
+    pub probes: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -496,6 +508,7 @@ impl Default for KernelConfig {
             interfaces: Vec::new(),
             port_range: defaults::PORT_RANGE,
             max_connections: None,
+            keepalive: None,
             pin_dir: PathBuf::from(defaults::PIN_DIR),
         }
     }

@@ -8,6 +8,7 @@ mod conntrack;
 mod devices;
 mod dump;
 mod flows;
+mod keepalive;
 mod labels;
 mod links;
 mod loader;

@@ -15,6 +15,7 @@ mod scenarios {
     mod s1_hosts;
     mod s1_import;
     mod s1_ipv6;
+    mod s1_keepalive;
     mod s1_links;
     mod s1_loss;
     mod s1_network;
@@ -29,8 +30,8 @@ mod scenarios {
     mod s1_survival;
     mod s1_transfer;
     mod s1_upgrade;
-    mod s2_polling;
     mod s1_when_idle;
+    mod s2_polling;
     mod s3_admin_socket;
     mod s4_registry;
 }

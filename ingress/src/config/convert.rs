@@ -16,15 +16,13 @@ use std::sync::Arc;
 use super::decode::{At, Located, OneOrMany};
 use super::file::{
     DefaultPool, DefaultWord, DrainFor, FileAdmin, FileAdminHttp, FileBasicAuth, FileConfig, FileConnectionLog,
-    FileDefault, FileHaproxySocket, FileKernel, FileLimits, FileListener, FileLog, FileOnRemove, FileProtocol,
-    FileRoute, FileSocketLevel, OnRemoveWord,
+    FileDefault, FileHaproxySocket, FileKeepalive, FileKernel, FileLimits, FileListener, FileLog, FileOnRemove, FileProtocol, FileRoute, FileSocketLevel, OnRemoveWord,
 };
 use super::report::Report;
 use super::words::{Bind, Name};
 use super::yaml::NodeId;
 use super::{
-    AdminConfig, AdminHttpConfig, BasicAuthEnv, Config, ConnectionLog, DefaultRoute, HaproxySocketConfig, KernelConfig,
-    Limits, ListenerConfig, ListenerProtocol, LogConfig, SocketLevel,
+    AdminConfig, AdminHttpConfig, BasicAuthEnv, Config, ConnectionLog, DefaultRoute, HaproxySocketConfig, KeepaliveConfig, KernelConfig, Limits, ListenerConfig, ListenerProtocol, LogConfig, SocketLevel,
 };
 use crate::route::{ListenerName, OnRemove, PoolName, ProviderName, RouteName, RouteSpec};
 
@@ -88,7 +86,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
             (name, Arc::new(pool::convert_pool(pool, report)))
         })
         .collect();
-    let kernel = convert_kernel(kernel);
+    let kernel = convert_kernel(kernel, report);
     let interfaces = admission::convert_interfaces(interfaces, report);
     let admission = admission::convert_admission(admission, &interfaces, &kernel, report);
     let providers = providers
@@ -283,13 +281,18 @@ fn convert_haproxy_socket(
     HaproxySocketConfig { path: path.value.0, mode: mode.0, group: group.map(|name| name.0), level }
 }
 
-fn convert_kernel(kernel: FileKernel) -> KernelConfig {
-    let FileKernel { enabled, interfaces, port_range, max_connections, pin_dir } = kernel;
+fn convert_kernel(kernel: FileKernel, report: &mut Report<'_>) -> KernelConfig {
+    let FileKernel { enabled, interfaces, port_range, max_connections, keepalive, pin_dir } = kernel;
     KernelConfig {
         enabled,
         interfaces: interfaces.into_iter().map(|device| device.0).collect(),
         port_range: port_range.0,
         max_connections: max_connections.map(|connections| connections.0),
+        keepalive: keepalive.map(|FileKeepalive { after, interval, probes }| KeepaliveConfig {
+            after: report.positive(&after),
+            interval: report.positive(&interval),
+            probes: probes.0,
+        }),
         pin_dir: pin_dir.0,
     }
 }

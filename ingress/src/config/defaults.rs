@@ -34,6 +34,8 @@ pub(super) const KERNEL_ENABLED: bool = true;
 pub(super) const HOST_PORT_RANGE: (u16, u16) = (32_768, 60_999);
 /// Below [`HOST_PORT_RANGE`].
 pub(super) const PORT_RANGE: (u16, u16) = (20_000, 32_767);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const KEEPALIVE_PROBES: u32 = 3;
 pub(super) const PIN_DIR: &str = "/sys/fs/bpf/ingress";
 
 pub const STATE_DIR: &str = "/var/lib/ingress";

@@ -256,8 +256,25 @@ pub(super) struct FileKernel {
     /// Connections that the kernel can carry at one time; sized from the host's memory otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) max_connections: Option<Count<1, 16_000_000>>,
+    /// Ask clients and backends that are silent whether they still live, and end connections of those that do not answer. Without it
+    /// nobody is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) keepalive: Option<FileKeepalive>,
     /// Directory of the pinned kernel state, on a bpffs. The version of its layout is appended.
     pub(super) pin_dir: AbsolutePath,
+}
+
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a mapping with the key `after`")]
+pub(super) struct FileKeepalive {
+    /// How long one end has been silent when it is asked first. Longer than 0s; NATs forget connections after some minutes.
+    pub(super) after: Located<Time>,
+    /// From a question without answer to the next one.
+    #[serde(default = "default_keepalive_interval")]
+    pub(super) interval: Located<Time>,
+    /// Questions without answer until both ends are reset (`keepalive`).
+    #[serde(default = "default_keepalive_probes")]
+    pub(super) probes: Count<1, 100>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -307,6 +324,7 @@ impl Default for FileKernel {
             interfaces: Vec::new(),
             port_range: Ports(defaults::PORT_RANGE),
             max_connections: None,
+            keepalive: None,
             pin_dir: AbsolutePath::new(defaults::PIN_DIR),
         }
     }
@@ -316,6 +334,8 @@ default_functions! {
     default_state_dir() -> AbsolutePath = AbsolutePath::new(defaults::STATE_DIR);
     default_hello_timeout() -> Located<Time> = Located::unwritten(Time(defaults::HELLO_TIMEOUT));
     default_idle_timeout() -> Located<Time> = Located::unwritten(Time(defaults::IDLE_TIMEOUT));
+    default_keepalive_interval() -> Located<Time> = Located::unwritten(Time(defaults::KEEPALIVE_INTERVAL));
+    default_keepalive_probes() -> Count<1, 100> = Count(defaults::KEEPALIVE_PROBES);
     default_listener_connections() -> Connections = Count(defaults::LISTENER_MAX_CONNECTIONS);
     default_connections_per_source() -> Connections = Count(defaults::MAX_CONNECTIONS_PER_SOURCE);
     default_socket_mode() -> FileMode = FileMode(defaults::HAPROXY_SOCKET_MODE);

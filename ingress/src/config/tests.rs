@@ -148,7 +148,9 @@ limits: {max_connections: 1000, drain_timeout: 5s}
 admin:
   socket: /run/x.sock
   http: {bind: '127.0.0.1:8405', basic_auth: {username_env: A_USER, password_env: A_PASSWORD}}
-kernel: {enabled: false, interfaces: [eth0, eth1], port_range: 30000-30999, max_connections: 500, pin_dir: /sys/fs/bpf/x}
+kernel:
+  {enabled: false, interfaces: [eth0, eth1], port_range: 30000-30999, max_connections: 500, pin_dir: /sys/fs/bpf/x,
+   keepalive: {after: 1m, probes: 5}}
 interfaces: {eth0: {side: public, xdp: native}, eth1: {side: private}}
 admission:
   private_ports: [9876, 6379]
@@ -231,6 +233,11 @@ state_dir: /var/lib/x
             interfaces: vec!["eth0".into(), "eth1".into()],
             port_range: (30_000, 30_999),
             max_connections: Some(500),
+            keepalive: Some(KeepaliveConfig {
+                after: Duration::from_secs(60),
+                interval: Duration::from_secs(10),
+                probes: 5,
+            }),
             pin_dir: "/sys/fs/bpf/x".into(),
         }
     );

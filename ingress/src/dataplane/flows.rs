@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use self::attaching::{Attached, Wanted};
 use super::admission::Admission;
 use super::conntrack::Conntrack;
+use super::keepalive::Keepalive;
 use super::labels::Labels;
 use super::links::Links;
 use super::loader::{self, Loaded};
@@ -61,7 +62,7 @@ pub(crate) struct Flows {
     /// Whether and since when routes have to be asked for.
     pub(super) routing: Routing,
     admission: Mutex<Admission>,
-    resetter: Resetter,
+    pub(super) resetter: Resetter,
     pub(super) conntrack: Conntrack,
     /// Ended connections, with when to look whether stragglers still come.
     draining: Mutex<VecDeque<(Instant, u32)>>,
@@ -147,7 +148,8 @@ impl Flows {
         flows.adopt();
         flows.strand().context("listing network devices")?;
         links.watch(Arc::clone(&flows)).context("starting to watch network devices")?;
-        Reaper::spawn(Arc::clone(&flows), events, program_log).context("starting the reaper")?;
+        Reaper::spawn(Arc::clone(&flows), events, program_log, Keepalive::new(config.keepalive))
+            .context("starting the reaper")?;
         Ok(flows)
     }
 

@@ -13,6 +13,7 @@ use ingress_ebpf::event::{Event, Kind};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::flows::{ARMED_DEADLINE, Flows, idle, is_live, monotonic};
+use super::keepalive::{Keepalive, Life};
 use super::program_log::ProgramLog;
 use super::slots::SlotId;
 use crate::flow::Transferred;
@@ -29,11 +30,17 @@ pub(super) struct Reaper {
     flows: Arc<Flows>,
     events: RingBuf<MapData>,
     log: ProgramLog,
+    keepalive: Keepalive,
 }
 
 impl Reaper {
-    pub(super) fn spawn(flows: Arc<Flows>, events: RingBuf<MapData>, log: ProgramLog) -> io::Result<()> {
-        let mut reaper = Self { flows, events, log };
+    pub(super) fn spawn(
+        flows: Arc<Flows>,
+        events: RingBuf<MapData>,
+        log: ProgramLog,
+        keepalive: Keepalive,
+    ) -> io::Result<()> {
+        let mut reaper = Self { flows, events, log, keepalive };
         std::thread::Builder::new().name("reaper".to_owned()).spawn(move || reaper.run())?;
         Ok(())
     }
@@ -64,7 +71,7 @@ impl Reaper {
             }
             self.flows.reap_due();
             if Instant::now() >= next_scan {
-                self.flows.scan();
+                self.flows.scan(&mut self.keepalive);
                 self.log.flush();
                 next_scan = Instant::now() + SCAN;
             }
@@ -116,7 +123,8 @@ impl Flows {
     }
 
     /// Finds what no event told.
-    fn scan(&self) {
+    fn scan(&self, keepalive: &mut Keepalive) {
+        keepalive.begin();
         let now = monotonic();
         let mut moving = Vec::new();
         for (index, connection) in self.slots.live() {
@@ -135,7 +143,7 @@ impl Flows {
                 Some(State::Spliced) => {
                     if idle(&connection, now) > Duration::from_secs(connection.idle_timeout.into()) {
                         self.cut_slot(index, &connection, EndReason::IdleTimeout);
-                    } else {
+                    } else if self.keep_alive(keepalive, index, &connection) == Life::Goes {
                         let to_backend = connection.bytes_to_backend();
                         let to_client = connection.bytes_to_client();
                         moving.push((index, connection.label, Transferred { to_backend, to_client }));
@@ -148,6 +156,7 @@ impl Flows {
         self.tell_progress(&moving);
     }
 }
+        keepalive.end(|slot| self.slots.get(slot).is_some_and(|connection| is_live(&connection)));
 
 fn has_ended(connection: &Connection) -> bool {
     Connection::ended(connection.from_client.flags, connection.from_backend.flags)

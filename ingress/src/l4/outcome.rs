@@ -129,6 +129,8 @@ reasons! {
         /// The daemon died between accept and handoff, or stopped while relaying.
         DaemonStopped => "daemon_stopped",
         Error => "error",
+        /// In the kernel, one end did not answer any of `kernel.keepalive`'s questions.
+        Keepalive => "keepalive",
     }
 }
 

@@ -24,7 +24,7 @@ const WORDS = {
   closed: "closed in order", backend_reset: "backend reset it", idle_timeout: "nothing said for too long",
   backend_down: "backend went down", route_removed: "route removed", device_gone: "its network device is gone",
   maintenance: "backend in maintenance",
-  killed: "ended by an operator", daemon_stopped: "daemon stopped",
+  killed: "ended by an operator", keepalive: "one end did not answer", daemon_stopped: "daemon stopped",
 };
 
 const $ = (id) => document.getElementById(id);
