@@ -12,7 +12,8 @@ pub struct Event {
     pub kind: u32,
     pub slot: u32,
     pub generation: u32,
-    pub reserved: u32,
+    /// What [`Kind`] says; 0 where it says nothing.
+    pub detail: u32,
 }
 
 #[repr(u32)]
@@ -22,6 +23,8 @@ pub enum Kind {
     FirstFlightAcked = 1,
     /// Both FINs acknowledged or a proven RST: the connection is over.
     Ended = 2,
+    /// A packet was larger than the device on its way takes. Detail: its [`crate::flow::Direction`].
+    Narrow = 3,
 }
 
 impl Kind {
@@ -29,6 +32,7 @@ impl Kind {
         match kind {
             1 => Some(Self::FirstFlightAcked),
             2 => Some(Self::Ended),
+            3 => Some(Self::Narrow),
             _ => None,
         }
     }

@@ -54,11 +54,13 @@ pub enum Verdict {
     DropTooBig,
     /// Dropped: its connection is on its way from a table of another layout, or from a relay; it will be sent again.
     DropMoving,
+    /// Dropped: larger than the device on its way takes, whose MTU was lowered; its sender is told.
+    DropNarrow,
 }
 
 impl Verdict {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Miss,
         Self::SplicedToBackend,
         Self::SplicedToClient,
@@ -85,6 +87,7 @@ impl Verdict {
         Self::TooBigReturned,
         Self::DropTooBig,
         Self::DropMoving,
+        Self::DropNarrow,
     ];
 
     /// Those of [`crate::admission::judge`].
@@ -123,7 +126,8 @@ impl Verdict {
             | Self::DropDenied
             | Self::DropBadFlags
             | Self::DropSourceRate
-            | Self::DropMoving => Action::Drop,
+            | Self::DropMoving
+            | Self::DropNarrow => Action::Drop,
         }
     }
 
@@ -156,6 +160,7 @@ impl Verdict {
             Self::DropBadFlags => "drop_bad_flags",
             Self::DropSourceRate => "drop_source_rate",
             Self::DropMoving => "drop_moving",
+            Self::DropNarrow => "drop_narrow",
         }
     }
 }

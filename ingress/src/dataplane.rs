@@ -12,6 +12,7 @@ mod keepalive;
 mod labels;
 mod links;
 mod loader;
+mod narrow;
 mod path;
 mod pinned_link;
 mod ports;

@@ -1,6 +1,6 @@
 //! Real peers behind the proxy: nginx, HAProxy, Redis and MariaDB as Debian ships them, each in a namespace of the lab.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -99,7 +99,12 @@ impl Backend {
 
     /// Puts a file of `bytes` random bytes under `/files/<name>`.
     pub fn publish(&self, name: &str, bytes: u64) -> Result<Fingerprint> {
-        write_file(&self.dir.path().join("files").join(name), bytes, bytes)
+        write_file(&self.published(name), bytes, bytes)
+    }
+
+    /// Where that file is.
+    pub fn published(&self, name: &str) -> PathBuf {
+        self.dir.path().join("files").join(name)
     }
 
     /// What a PUT to `/upload/<name>` left.

@@ -96,9 +96,9 @@ pub(super) fn count(verdict: Verdict) {
 
 /// A full ring loses the hint; the daemon's scan finds the fact.
 #[inline(always)]
-pub(super) fn tell(kind: Kind, slot: u32, generation: u32) {
+pub(super) fn tell(kind: Kind, slot: u32, generation: u32, detail: u32) {
     if let Some(mut entry) = EVENTS.reserve(0) {
-        entry.write(Event { kind: kind as u32, slot, generation, reserved: 0 });
+        entry.write(Event { kind: kind as u32, slot, generation, detail });
         entry.submit(0);
     }
 }

@@ -132,6 +132,12 @@ impl Packet {
         self.field(|skb| skb.len)
     }
 
+    /// Payload of each segment into which the packet is yet to be cut; 0: it goes as it is.
+    #[inline(always)]
+    pub(super) fn segment_payload(&self) -> u32 {
+        self.field(|skb| skb.gso_size)
+    }
+
     /// The id in a VLAN tag that stands beside the packet; 0: none, or a priority only.
     #[inline(always)]
     pub(super) fn vlan(&self) -> u32 {

@@ -1,7 +1,7 @@
 //! tc ingress: the splice.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::helpers::{bpf_check_mtu, bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
@@ -343,12 +343,19 @@ fn on_flow<L: Layout>(
     let proven = observe(own, other, &seen, now);
     if proven && first_ack && flags & RST == 0 {
         own.flags |= FIRST_FLIGHT_ACKED;
-        tell(Kind::FirstFlightAcked, entry.slot, entry.generation);
+        tell(Kind::FirstFlightAcked, entry.slot, entry.generation, 0);
     }
     if !ended_before && Connection::ended(own.flags, other.flags) {
-        tell(Kind::Ended, entry.slot, entry.generation);
+        tell(Kind::Ended, entry.slot, entry.generation, 0);
     }
     let start = own.start;
+    let output = connection.ifindex[entry.direction as usize & 1];
+    if is_too_big_for(*packet, L::LINK as u32, <L::Ip as Ip>::LEN as u32 + header_len as u32, output) {
+        if proven {
+            tell(Kind::Narrow, entry.slot, entry.generation, entry.direction);
+        }
+        return (Verdict::DropNarrow, 0);
+    }
 
     let translation = Translation::of(connection, direction);
     if packet.rewrite::<L>(|ip, tcp| translation.apply(ip, tcp)).is_none() {
@@ -367,11 +374,34 @@ fn on_flow<L: Layout>(
         return (Verdict::DropRewriteFailed, 0);
     }
     match direction {
-        _ if !proven => (Verdict::SplicedUnproven, connection.ifindex[entry.direction as usize & 1]),
-        Direction::ToBackend => (Verdict::SplicedToBackend, connection.ifindex[0]),
-        Direction::ToClient => (Verdict::SplicedToClient, connection.ifindex[1]),
+        _ if !proven => (Verdict::SplicedUnproven, output),
+        Direction::ToBackend => (Verdict::SplicedToBackend, output),
+        Direction::ToClient => (Verdict::SplicedToClient, output),
     }
 }
+
+/// Both handshakes agreed on segments that fit, so this happens where a device's MTU is lowered afterwards. `link` and `headers`:
+/// bytes before IP, and of IP and TCP.
+// A stack frame of its own: a program has 512 bytes, and the splice needs most of them.
+#[inline(never)]
+fn is_too_big_for(packet: Packet, link: u32, headers: u32, device: u32) -> bool {
+    let carried = packet.len().wrapping_sub(link);
+    if carried <= SMALLEST_MTU {
+        return false;
+    }
+    // Of a packet that is yet to be cut into segments, each of those has to fit.
+    let largest = match packet.segment_payload() {
+        0 => carried,
+        payload => headers.wrapping_add(payload),
+    };
+    let mut mtu = 0;
+    // SAFETY: the helper writes the device's MTU. What it says of the packet itself counts other headers.
+    unsafe { bpf_check_mtu(packet.raw().cast(), device, &raw mut mtu, 0, 0) };
+    mtu != 0 && largest > mtu
+}
+
+/// Every IPv4 host takes packets of this size (RFC 791): nobody is asked about smaller ones.
+const SMALLEST_MTU: u32 = 576;
 
 /// Where the acknowledged stream begins, in the numbers of whoever receives the acknowledgement.
 #[inline(always)]

@@ -16,13 +16,15 @@ use std::sync::Arc;
 use super::decode::{At, Located, OneOrMany};
 use super::file::{
     DefaultPool, DefaultWord, DrainFor, FileAdmin, FileAdminHttp, FileBasicAuth, FileConfig, FileConnectionLog,
-    FileDefault, FileHaproxySocket, FileKeepalive, FileKernel, FileLimits, FileListener, FileLog, FileOnRemove, FileProtocol, FileRoute, FileSocketLevel, OnRemoveWord,
+    FileDefault, FileHaproxySocket, FileKeepalive, FileKernel, FileLimits, FileListener, FileLog, FileOnRemove,
+    FileProtocol, FileRoute, FileSocketLevel, OnRemoveWord,
 };
 use super::report::Report;
 use super::words::{Bind, Name};
 use super::yaml::NodeId;
 use super::{
-    AdminConfig, AdminHttpConfig, BasicAuthEnv, Config, ConnectionLog, DefaultRoute, HaproxySocketConfig, KeepaliveConfig, KernelConfig, Limits, ListenerConfig, ListenerProtocol, LogConfig, SocketLevel,
+    AdminConfig, AdminHttpConfig, BasicAuthEnv, Config, ConnectionLog, DefaultRoute, HaproxySocketConfig,
+    KeepaliveConfig, KernelConfig, Limits, ListenerConfig, ListenerProtocol, LogConfig, SocketLevel,
 };
 use crate::route::{ListenerName, OnRemove, PoolName, ProviderName, RouteName, RouteSpec};
 

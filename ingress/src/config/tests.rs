@@ -366,6 +366,11 @@ fn values_that_do_not_go_together_are_told() {
             "backends: [10.0.0.3:8443], health: {interval: 5s}",
             "7:44: error: pools.app.health: the key `type` is missing",
         ),
+        (
+            "backends: [10.0.0.3:8443]",
+            "backends: [10.0.0.3:8443], handoff: {rtt_below: 1s, when_idle: 1s}",
+            "7:45: error: pools.app.handoff: needs either `rtt_below` or `when_idle`",
+        ),
         ("sni: app.example.com, ", "sni: [], ", "5:11: error: routes[0].sni: the list is empty; name a host"),
     ] {
         assert_eq!(problems(&with(from, to)), [expected]);
@@ -373,11 +378,6 @@ fn values_that_do_not_go_together_are_told() {
 }
 
 #[test]
-        (
-            "backends: [10.0.0.3:8443]",
-            "backends: [10.0.0.3:8443], handoff: {rtt_below: 1s, when_idle: 1s}",
-            "7:45: error: pools.app.handoff: needs either `rtt_below` or `when_idle`",
-        ),
 fn routes_of_different_listeners_may_share_a_name() {
     let text = with("https: {bind: ':443'}", "a: {bind: ':443'}\n  b: {bind: ':444'}").replace(
         "- {sni: app.example.com, pool: app}",

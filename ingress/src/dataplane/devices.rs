@@ -1,6 +1,7 @@
 //! The network devices of this namespace (RTM_GETLINK, rtnetlink(7)), and which of them can carry the programs.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
@@ -24,6 +25,23 @@ pub(super) enum Link {
     Ethernet,
     /// Nothing: tun, WireGuard.
     Bare,
+}
+
+/// The MTU of a device, bytes (netdevice(7), SIOCGIFMTU).
+pub(super) fn mtu(index: u32) -> io::Result<u32> {
+    let name = nix::net::if_::if_indextoname(index)?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM.cloexec(), None)?;
+    // SAFETY: the kernel reads the name, which ends with a zero, and writes one int.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: that is what this request writes.
+    Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
 }
 
 /// All of them, in the kernel's order.

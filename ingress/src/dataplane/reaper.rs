@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::flows::{ARMED_DEADLINE, Flows, idle, is_live, monotonic};
 use super::keepalive::{Keepalive, Life};
+use super::narrow::Narrow;
 use super::program_log::ProgramLog;
 use super::slots::SlotId;
 use crate::flow::Transferred;
@@ -47,6 +48,7 @@ impl Reaper {
 
     fn run(&mut self) {
         let mut next_scan = Instant::now() + SCAN;
+        let mut narrow = Narrow::default();
         while !self.flows.stopping.load(Ordering::Acquire) {
             let wait = next_scan.saturating_duration_since(Instant::now()).as_millis() as u16;
             // SAFETY: the ring outlives the call.
@@ -62,13 +64,15 @@ impl Reaper {
             while let Some(record) = self.events.next() {
                 let event = parse(&record);
                 drop(record);
-                if let Some((kind, slot)) = event {
+                if let Some((kind, slot, detail)) = event {
                     match kind {
                         Kind::FirstFlightAcked => self.flows.first_flight_acked(slot),
                         Kind::Ended => self.flows.ended(slot),
+                        Kind::Narrow => narrow.note(slot, detail),
                     }
                 }
             }
+            self.flows.tell_narrow(&mut narrow);
             self.flows.reap_due();
             if Instant::now() >= next_scan {
                 self.flows.scan(&mut self.keepalive);
@@ -153,10 +157,10 @@ impl Flows {
                 Some(State::Draining | State::Cut | State::Moving | State::Free) | None => {}
             }
         }
+        keepalive.end(|slot| self.slots.get(slot).is_some_and(|connection| is_live(&connection)));
         self.tell_progress(&moving);
     }
 }
-        keepalive.end(|slot| self.slots.get(slot).is_some_and(|connection| is_live(&connection)));
 
 fn has_ended(connection: &Connection) -> bool {
     Connection::ended(connection.from_client.flags, connection.from_backend.flags)
@@ -172,8 +176,8 @@ fn end_reason(connection: &Connection) -> EndReason {
     }
 }
 
-fn parse(record: &[u8]) -> Option<(Kind, SlotId)> {
+fn parse(record: &[u8]) -> Option<(Kind, SlotId, u32)> {
     let word = |at: usize| record.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
     const _: () = assert!(size_of::<Event>() == 16);
-    Some((Kind::from_u32(word(0)?)?, SlotId { index: word(4)?, generation: word(8)? }))
+    Some((Kind::from_u32(word(0)?)?, SlotId { index: word(4)?, generation: word(8)? }, word(12)?))
 }

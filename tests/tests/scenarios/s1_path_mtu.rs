@@ -1,9 +1,13 @@
 //! Paths that are narrower in their middle than at their ends: the ends have to learn it, through the proxy.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
 use ingress_tests::lab::{Host, LabOptions};
 use ingress_tests::require;
 use ingress_tests::s1::S1;
+use ingress_tests::wait::{PATIENCE, amount_here};
+use serde_json::Value;
 
 use super::s1_loss::{Bad, STRICT, transfers_both_ways};
 
@@ -36,3 +40,53 @@ fn learned(offloads: bool, far: fn(&S1) -> &Host) -> Result<()> {
 
 /// The bottleneck's MTU.
 const NARROW: u32 = 1_300;
+
+#[test]
+fn mtu_that_is_lowered_in_the_middle_of_transfers_is_learned_by_their_senders() -> Result<()> {
+    require!("nginx", "curl");
+    lowered(&LabOptions::default())
+}
+
+#[test]
+fn lowered_mtu_is_learned_over_ipv6_and_without_offloads_too() -> Result<()> {
+    require!("nginx", "curl", "ethtool");
+    lowered(&LabOptions { ipv6: true, offloads: false, ..LabOptions::default() })
+}
+
+/// The devices towards a downloading client and towards the backend of an uploading one take less from some byte on.
+fn lowered(options: &LabOptions) -> Result<()> {
+    let s1 = S1::start_on(options)?;
+    let node = s1.node()?;
+    let bytes = amount_here(24 << 20);
+    let sent = s1.backends[0].publish("big", bytes)?;
+    // Each to a backend of its own: hosts remember what they have learned about the proxy.
+    let [near, far] = ["fiscalismia.com", "backend.fiscalismia.com"].map(|name| s1.curl(name).limit_rate(bytes / 3));
+    let set = |device, mtu| s1.lab.proxy.ns.ip_batch(&format!("link set {device} mtu {mtu}\n"));
+
+    let download = near.download("/files/big")?;
+    download.wait_for_bytes(bytes / 12, PATIENCE)?;
+    set("pub0", LOWERED)?;
+    assert_eq!(download.finish(LONG)?, sent);
+    let told = node.verdict("drop_narrow")?;
+    ensure!(told > 0, "nothing was too big for the client's device");
+
+    // What such a device gets may not be larger either.
+    set("pub0", 1_500)?;
+    let file = s1.backends[0].published("big");
+    std::thread::scope(|scope| -> Result<()> {
+        let upload = scope.spawn(|| far.upload(&file, "/upload/big"));
+        let under_way = |flow: &Value| flow["bytes_to_backend"].as_u64() > Some(bytes / 12);
+        node.wait_for_flow("an upload is under way", under_way)?;
+        set("priv0", LOWERED)?;
+        let answer = upload.join().map_err(|_| anyhow!("curl panicked"))??;
+        ensure!(answer.status == 201, "curl says {}", answer.status);
+        Ok(())
+    })?;
+    assert_eq!(s1.backends[1].uploaded("big")?, sent);
+    ensure!(node.verdict("drop_narrow")? > told, "nothing was too big for the backend's device");
+    node.all_in_kernel()
+}
+
+/// Below what the handshakes agreed on, and what IPv6 takes.
+const LOWERED: u32 = 1_400;
+const LONG: Duration = Duration::from_secs(60);

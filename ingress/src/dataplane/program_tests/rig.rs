@@ -63,6 +63,8 @@ pub(super) struct Rig {
     admission: Admission,
     /// Admission has rules. They name sources of one IP version, so packets are run without twins.
     judging: bool,
+    /// Of the next packets: `gso_size`.
+    segment_payload: u16,
     slots: Slots,
 }
 
@@ -119,6 +121,7 @@ impl Rig {
             events: take(map::EVENTS).try_into().expect("a ring buffer"),
             admission,
             judging: false,
+            segment_payload: 0,
             slots,
             loaded,
         })
@@ -230,6 +233,14 @@ impl Rig {
         run
     }
 
+    /// A packet that is yet to be cut into segments with `payload` bytes each.
+    pub(super) fn arrives_uncut(&mut self, bytes: &[u8], payload: u16) -> Run {
+        self.segment_payload = payload;
+        let run = self.run(program::TC_IN, bytes, DEVICE, 0);
+        self.segment_payload = 0;
+        run
+    }
+
     /// A packet that meets native XDP; `None`: it passes.
     pub(super) fn enters(&mut self, bytes: &[u8]) -> Option<Verdict> {
         self.enters_by(Rung::Native, bytes)
@@ -273,10 +284,11 @@ impl Rig {
 
     fn run_one(&mut self, program: &'static str, bytes: &[u8], arrived_on: u32, priority: u32) -> Run {
         let before = self.counts();
-        // struct __sk_buff, as far as the programs read it: priority at 32, ingress_ifindex at 36.
-        let mut context = [0u8; 48];
+        // struct __sk_buff, as far as the programs read it: priority at 32, ingress_ifindex at 36, gso_size at 176.
+        let mut context = [0u8; 180];
         context[32..36].copy_from_slice(&priority.to_ne_bytes());
         context[36..40].copy_from_slice(&arrived_on.to_ne_bytes());
+        context[176..180].copy_from_slice(&u32::from(self.segment_payload).to_ne_bytes());
         let (mut out, mut context_out) = (vec![0u8; bytes.len() + 256], [0u8; 192]);
         let options = TestRunOptions {
             data_in: Some(bytes),

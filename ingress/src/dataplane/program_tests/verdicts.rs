@@ -119,5 +119,7 @@ fn provoke(verdict: Verdict, rig: &mut Rig) -> Run {
             rig.set_state(State::Moving);
             rig.arrives(&from_client(0, 0, b"x").bytes())
         }
+        // Loopback takes 65,536 bytes.
+        Verdict::DropNarrow => rig.arrives_uncut(&from_client(0, 0, &[b'x'; 1_000]).bytes(), 65_500),
     }
 }
