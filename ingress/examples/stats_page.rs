@@ -132,6 +132,7 @@ fn pools(now: f64, trouble: bool) -> Vec<PoolView> {
         handoff: "always".into(),
         backends,
         fallback,
+        primary: None,
     };
     let mut web = vec![backend("web-1", 3, 0.35, now), backend("web-2", 4, 0.34, now), backend("web-3", 5, 0.15, now)];
     web[2].effective_weight = 0.4;
@@ -218,6 +219,7 @@ fn summary(pool: &PoolView) -> PoolSummary {
         backends: pool.backends.len(),
         fallback_up: pool.fallback.len(),
         fallback: pool.fallback.len(),
+        primary: None,
         in_flight: pool.backends.iter().map(|b| b.in_flight).sum(),
     }
 }

@@ -14,6 +14,7 @@ mod load;
 mod networks;
 mod peers;
 mod problems;
+mod redis;
 mod registration;
 mod report;
 mod schema;
@@ -37,6 +38,7 @@ pub use self::load::{LoadError, Loaded, load, parse};
 pub use self::networks::Networks;
 pub use self::peers::PeersConfig;
 pub use self::problems::{Place, Problem, Problems, Severity};
+pub use self::redis::{RedisLogin, RedisProbe, RedisRole, RedisTls, SentinelConfig};
 pub use self::registration::{
     ForwardAuthConfig, PassthroughConfig, PathMatch, RegistrationConfig, TemplateConfig, TemplateRoute, TokenConfig,
     TokenSource,
@@ -122,6 +124,8 @@ pub struct RegistryConfig {
     pub path: PathBuf,
     /// Where its ports are opened.
     pub bind: Vec<IpAddr>,
+    /// Of single `tcp` services, by name, in place of the provider's `health`.
+    pub checks: BTreeMap<String, HealthConfig>,
 }
 
 impl ProviderSource {
@@ -327,6 +331,8 @@ pub enum ProbeConfig {
         http: HttpProbe,
         server_name: Option<String>,
     },
+    /// Its role, by `ROLE`.
+    Redis(RedisProbe),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -481,6 +487,14 @@ pub enum ConnectionLog {
     End,
     /// One at its start too.
     Both,
+}
+
+impl PoolConfig {
+    /// Whether one backend at most takes connections: the primary that the checks find.
+    pub fn follows_primary(&self) -> bool {
+        let probe = self.health.as_ref().map(|health| &health.probe);
+        matches!(probe, Some(ProbeConfig::Redis(RedisProbe { role: RedisRole::Primary, .. })))
+    }
 }
 
 impl AdmissionConfig {

@@ -1,11 +1,12 @@
 //! Checks the backends of every pool that asks for it, and says so in [`Backend`], log and flow commands.
 //!
-//! One task per backend, owned by [`run`]: a snapshot that leaves a backend and its checks unchanged leaves its task
-//! running. No two tasks ever write to the same backend. Dropping [`run`] ends all probes.
+//! One task per backend, or one per pool that follows a primary, owned by [`run`]: a snapshot that leaves backends and
+//! their checks unchanged leaves their task running. No two tasks ever write to the same backend. Dropping [`run`] ends all probes.
 
 #[cfg(test)]
 mod fixture;
 pub mod probe;
+pub mod redis;
 pub mod state;
 mod tls;
 
@@ -15,12 +16,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use crate::balance::{AdminState, Backend, Check, HealthState};
+use crate::balance::{AdminState, Backend, Check, HealthState, Pool, Primary};
 use crate::config::{HealthConfig, OnDown, ProxyProtocol};
 use crate::flow::{FlowCommand, FlowFilter};
 use crate::l4::outcome::EndReason;
@@ -57,12 +58,24 @@ struct Shared {
     tls: TlsClients,
 }
 
-type Key = (PoolName, String);
+/// A backend of a pool; `None`: the whole pool.
+type Key = (PoolName, Option<String>);
 
 struct Running {
-    backend: Arc<Backend>,
-    plan: Plan,
+    job: Job,
     task: AbortOnDropHandle<()>,
+}
+
+/// What one task does.
+struct Job {
+    checked: Checked,
+    plan: Plan,
+}
+
+enum Checked {
+    One(Arc<Backend>),
+    /// Servers of which one may take connections.
+    Primary(Vec<Arc<Backend>>, Arc<Primary>),
 }
 
 /// Everything in the configuration that a check depends on.
@@ -76,9 +89,7 @@ struct Plan {
 /// Stops what the snapshot no longer wants or wants otherwise, then starts what is missing.
 async fn reconcile(running: &mut BTreeMap<Key, Running>, snapshot: &Snapshot, shared: &Shared) {
     let wanted = wanted(snapshot);
-    let is_stale = |key: &Key, check: &mut Running| {
-        !wanted.get(key).is_some_and(|(b, plan)| Arc::ptr_eq(b, &check.backend) && *plan == check.plan)
-    };
+    let is_stale = |key: &Key, check: &mut Running| !wanted.get(key).is_some_and(|job| job.is(&check.job));
     let stale: Vec<_> = running.extract_if(.., is_stale).map(|(_, check)| check.task).collect();
     stale.iter().for_each(AbortOnDropHandle::abort);
     for task in stale {
@@ -88,25 +99,61 @@ async fn reconcile(running: &mut BTreeMap<Key, Running>, snapshot: &Snapshot, sh
     for pool in snapshot.pools.values().filter(|pool| pool.config.health.is_none()) {
         pool.all().for_each(|backend| backend.forget_health(clock()));
     }
-    for (key, (backend, plan)) in wanted {
+    for (key, job) in wanted {
         running.entry(key).or_insert_with(|| {
-            let task = tokio::spawn(check(Arc::clone(&backend), plan.clone(), shared.clone()));
-            Running { backend, plan, task: AbortOnDropHandle::new(task) }
+            let (plan, shared) = (job.plan.clone(), shared.clone());
+            let task = match &job.checked {
+                Checked::One(backend) => tokio::spawn(check(Arc::clone(backend), plan, shared)),
+                Checked::Primary(backends, primary) => {
+                    tokio::spawn(redis::run(backends.clone(), Arc::clone(primary), plan, shared))
+                }
+            };
+            Running { job, task: AbortOnDropHandle::new(task) }
         });
     }
 }
 
-fn wanted(snapshot: &Snapshot) -> BTreeMap<Key, (Arc<Backend>, Plan)> {
+impl Job {
+    fn is(&self, other: &Self) -> bool {
+        let checked = match (&self.checked, &other.checked) {
+            (Checked::One(one), Checked::One(other)) => Arc::ptr_eq(one, other),
+            (Checked::Primary(these, primary), Checked::Primary(those, other)) => {
+                let same = these.len() == those.len() && these.iter().zip(those).all(|(a, b)| Arc::ptr_eq(a, b));
+                same && Arc::ptr_eq(primary, other)
+            }
+            (Checked::One(_), Checked::Primary(..)) | (Checked::Primary(..), Checked::One(_)) => false,
+        };
+        checked && self.plan == other.plan
+    }
+}
+
+fn wanted(snapshot: &Snapshot) -> BTreeMap<Key, Job> {
     let mut wanted = BTreeMap::new();
     for pool in snapshot.pools.values() {
         let Some(health) = &pool.config.health else { continue };
         let plan = Plan { health: health.clone(), proxy: pool.config.proxy_protocol, on_down: pool.config.on_down };
+        if let Some(primary) = &pool.primary {
+            let checked = Checked::Primary(distinct(pool), Arc::clone(primary));
+            wanted.insert((pool.name.clone(), None), Job { checked, plan });
+            continue;
+        }
         for backend in pool.all() {
-            let key = (pool.name.clone(), backend.name.clone());
-            wanted.insert(key, (Arc::clone(backend), plan.clone()));
+            let key = (pool.name.clone(), Some(backend.name.clone()));
+            wanted.insert(key, Job { checked: Checked::One(Arc::clone(backend)), plan: plan.clone() });
         }
     }
     wanted
+}
+
+/// Each server once, also one that stands in both lists.
+fn distinct(pool: &Pool) -> Vec<Arc<Backend>> {
+    let mut distinct: Vec<Arc<Backend>> = Vec::new();
+    for backend in pool.all() {
+        if !distinct.iter().any(|known| Arc::ptr_eq(known, backend)) {
+            distinct.push(Arc::clone(backend));
+        }
+    }
+    distinct
 }
 
 /// The life of one backend's checks: moves data between [`Checker`], [`Probe`] and [`Backend`].
@@ -139,7 +186,7 @@ async fn check(backend: Arc<Backend>, plan: Plan, shared: Shared) {
             Action::Enter(state) => log(&backend, state),
             Action::Cut => match plan.on_down {
                 OnDown::Keep => {}
-                OnDown::Cut => cut(&backend, &shared.commands).await,
+                OnDown::Cut => cut(&backend, EndReason::BackendDown, &shared.commands).await,
             },
         }
     }
@@ -170,7 +217,7 @@ fn log(backend: &Backend, state: HealthState) {
     let Backend { pool, name, .. } = backend;
     let check = backend.health().last_check;
     match state {
-        HealthState::Unchecked => {}
+        HealthState::Unchecked | HealthState::Standby => {}
         HealthState::Up => info!(%pool, backend = name, "backend is up"),
         HealthState::Down => {
             let error = check.and_then(|c| c.error).unwrap_or_default();
@@ -179,14 +226,16 @@ fn log(backend: &Backend, state: HealthState) {
     }
 }
 
-async fn cut(backend: &Backend, commands: &mpsc::Sender<FlowCommand>) {
+/// Returns when it is done, or when somebody stops the daemon.
+async fn cut(backend: &Backend, reason: EndReason, commands: &mpsc::Sender<FlowCommand>) {
     let filter = FlowFilter {
         pool: Some(backend.pool.to_string()),
         backend: Some(backend.name.clone()),
         ..FlowFilter::default()
     };
-    let command = FlowCommand::Cut { filter, reason: EndReason::BackendDown, done: None };
-    if commands.send(command).await.is_err() {
+    let (done, is_done) = oneshot::channel();
+    let command = FlowCommand::Cut { filter, reason, done: Some(done) };
+    if commands.send(command).await.is_err() || is_done.await.is_err() {
         debug!(pool = %backend.pool, backend = backend.name, "nobody is left to cut connections: the daemon stops");
     }
 }

@@ -16,6 +16,7 @@ pub mod peers;
 pub mod providers;
 pub mod resolve;
 pub mod route;
+pub mod secret;
 pub mod serve;
 pub mod snapshot;
 pub mod watch;

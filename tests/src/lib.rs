@@ -20,6 +20,7 @@ pub mod netns;
 pub mod node;
 pub mod payload;
 pub mod process;
+pub mod redis;
 pub mod registration;
 pub mod s1;
 pub mod scripted;

@@ -20,6 +20,7 @@ const LEAVES: &[&str] = &[
     "dataplane::view",
     "peers::view",
     "providers::traefik",
+    "secret",
 ];
 /// Where everyone counts.
 const COUNTERS: &str = "metrics";

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, ConfigState, ProviderStatus};
-use crate::balance::{AdminState, BackendView, PoolView};
+use crate::balance::{AdminState, BackendView, PoolView, PrimaryView};
 use crate::dataplane::view::KernelStatus;
 use crate::l4::outcome::RelayReason;
 use crate::metrics::scrape::{ListenerGauge, PeerGauge, is_up};
@@ -79,6 +79,9 @@ pub struct PoolSummary {
     pub fallback_up: usize,
     pub fallback: usize,
     pub in_flight: u64,
+    /// Of a pool that follows one.
+    #[serde(default)]
+    pub primary: Option<PrimaryView>,
 }
 
 /// Since the daemon started, except what is open.
@@ -243,6 +246,7 @@ impl PoolSummary {
             fallback_up: up(&pool.fallback),
             fallback: pool.fallback.len(),
             in_flight: pool.backends.iter().chain(&pool.fallback).map(|b| b.in_flight).sum(),
+            primary: pool.primary.clone(),
         }
     }
 }

@@ -71,6 +71,8 @@ pub enum HealthState {
     /// No probe has ended yet, or the pool has no checks. Takes connections.
     Unchecked,
     Up,
+    /// It is well, and another one takes the connections.
+    Standby,
     Down,
 }
 
@@ -198,11 +200,21 @@ impl Backend {
     /// A probe has ended and left the backend in `state`. The health task of this backend is the only caller.
     pub fn checked(&self, state: HealthState, check: Check) {
         let now = check.at;
+        self.answered(check);
+        self.enter(state, now);
+    }
+
+    /// A probe has ended; what it means depends on others.
+    pub fn answered(&self, check: Check) {
         if check.error.is_some() {
             self.failed_checks.fetch_add(1, Relaxed);
         }
+        self.health.lock().last_check = Some(check);
+    }
+
+    /// Is in this state from now on, whatever it answered last.
+    pub fn enter(&self, state: HealthState, now: Instant) {
         let mut health = self.health.lock();
-        health.last_check = Some(check);
         if health.state != state {
             if health.state == HealthState::Down {
                 self.returned.store(self.millis(now) + 1, Relaxed);
@@ -344,6 +356,7 @@ impl HealthState {
         match self {
             Self::Unchecked => "unchecked",
             Self::Up => "up",
+            Self::Standby => "standby",
             Self::Down => "down",
         }
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Backend, Check, HealthState, Pool};
 use crate::config::{
     AdminConfig, AdmissionConfig, BackendAddress, BackendConfig, Balance, Config, ConnectionLog, HandoffPolicy,
-    KernelConfig, Limits, LogConfig, OnDown, PoolConfig, ProxyProtocol,
+    HealthConfig, KernelConfig, Limits, LogConfig, OnDown, PoolConfig, ProbeConfig, ProxyProtocol, RedisLogin,
+    RedisProbe, RedisRole,
 };
 use crate::route::RouteTable;
 use crate::snapshot::{Generation, Snapshot};
@@ -38,6 +39,19 @@ pub(crate) fn pool_config(
         on_down: OnDown::Keep,
         slow_start: Duration::ZERO,
         loop_guard: false,
+    }
+}
+
+/// Asks for the primary.
+pub(crate) fn redis_check() -> HealthConfig {
+    let (role, login) = (RedisRole::Primary, RedisLogin::default());
+    HealthConfig {
+        probe: ProbeConfig::Redis(RedisProbe { role, login, tls: None, sentinel: None }),
+        port: None,
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_secs(5),
+        rise: 2,
+        fall: 3,
     }
 }
 

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdminChange, AdminState, Backend, Pool, select};
+use super::{AdminChange, AdminState, Backend, HealthState, Pool, PrimaryView, select};
 use crate::config::{
     BackendAddress, BackendConfig, Balance, HandoffPolicy, HealthConfig, OnDown, ProbeConfig, ProxyProtocol,
+    RedisProbe, RedisRole,
 };
 
 /// One pool at one moment.
@@ -26,6 +27,9 @@ pub struct PoolView {
     pub handoff: String,
     pub backends: Vec<BackendView>,
     pub fallback: Vec<BackendView>,
+    /// Of a pool that follows one.
+    #[serde(default)]
+    pub primary: Option<PrimaryView>,
 }
 
 /// One backend at one moment.
@@ -39,7 +43,7 @@ pub struct BackendView {
     pub weight: u32,
     /// Other than `weight` during slow start, and where operators gave another one.
     pub effective_weight: f64,
-    /// `up`, `down`, `unchecked` or `unresolved`.
+    /// `up`, `standby`, `down`, `unchecked` or `unresolved`.
     pub state: String,
     /// Seconds since the health state last changed.
     pub since: f64,
@@ -106,6 +110,7 @@ pub(super) fn pool(pool: &Pool, now: Instant) -> PoolView {
         },
         backends: view(&pool.backends, &pool.config.backends),
         fallback: view(&pool.fallback, &pool.config.fallback),
+        primary: pool.primary.as_ref().map(|primary| primary.view(now)),
     }
 }
 
@@ -120,7 +125,13 @@ fn backend(backend: &Backend, weight: u32, pool: &Pool, now: Instant) -> Backend
             BackendAddress::Socket(socket) => socket.to_string(),
             BackendAddress::Dns { host, port } => format!("{host}:{port}"),
         },
-        state: if addresses.is_empty() { "unresolved" } else { health.state.as_str() }.into(),
+        state: match (health.state, &pool.primary) {
+            _ if addresses.is_empty() => "unresolved",
+            // Elsewhere an unchecked backend takes connections.
+            (HealthState::Unchecked, Some(_)) => HealthState::Standby.as_str(),
+            (state, _) => state.as_str(),
+        }
+        .into(),
         addresses,
         weight,
         effective_weight: effective as f64 / select::UNIT as f64,
@@ -149,6 +160,10 @@ fn describe(health: &HealthConfig) -> String {
         ProbeConfig::Tls { server_name: _ } => "TLS handshake".to_owned(),
         ProbeConfig::Http(http) => format!("HTTP GET {}", http.path),
         ProbeConfig::Https { http, server_name: _ } => format!("HTTPS GET {}", http.path),
+        ProbeConfig::Redis(RedisProbe { role: RedisRole::Primary, sentinel: Some(sentinel), .. }) => {
+            format!("Redis role primary, {} named by Sentinel", sentinel.service)
+        }
+        ProbeConfig::Redis(redis) => format!("Redis role {}", redis.role.as_str()),
     };
     let port = port.map_or_else(String::new, |port| format!(" on port {port}"));
     format!("{probe}{port} every {interval:?}, timeout {timeout:?}, rise {rise}, fall {fall}")

@@ -9,7 +9,9 @@ use clap::{Args, Subcommand};
 use super::client::Client;
 use super::text::{Column, Table, age, bytes, count, plural};
 use super::{Failure, Global, Outcome, print_json};
-use crate::balance::{AdminChange, AdminState, AdminWeight, BackendOrder, BackendView, Ordered, PoolView};
+use crate::balance::{
+    AdminChange, AdminState, AdminWeight, BackendOrder, BackendView, Ordered, PoolView, PrimaryView, SentinelsView,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct PoolsArgs {
@@ -98,15 +100,34 @@ pub(super) fn write(out: &mut impl Write, pools: &[PoolView]) -> io::Result<()> 
         if i > 0 {
             writeln!(out)?;
         }
-        let PoolView { name, balance, proxy_protocol, health, on_down, handoff, backends, fallback } = pool;
+        let PoolView { name, balance, proxy_protocol, health, on_down, handoff, backends, fallback, primary } = pool;
         let health = health.as_deref().unwrap_or("none");
         writeln!(
             out,
             "{name}: {balance}, PROXY {proxy_protocol}, handoff {handoff}, checks {health}, on_down {on_down}"
         )?;
+        if let Some(primary) = primary {
+            writeln!(out, "  {}", primary_line(primary))?;
+        }
         write_backends(out, backends, fallback)?;
     }
     Ok(())
+}
+
+/// `primary b0 for 3m, 2 of 3 Sentinels agree`, or that there is none and why.
+pub(super) fn primary_line(primary: &PrimaryView) -> String {
+    let PrimaryView { backend, since, changes_total: _, rivals: _, sentinels, problem } = primary;
+    let mut line = match backend {
+        Some(backend) => format!("primary {backend} for {}", age(*since)),
+        None => format!("NO PRIMARY for {}", age(*since)),
+    };
+    if let Some(SentinelsView { asked, answered: _, agreed }) = sentinels {
+        line += &format!(", {agreed} of {} agree", plural(*asked as u64, "Sentinel"));
+    }
+    if let Some(problem) = problem {
+        line += &format!(": {problem}");
+    }
+    line
 }
 
 fn write_backends(out: &mut impl Write, backends: &[BackendView], fallback: &[BackendView]) -> io::Result<()> {

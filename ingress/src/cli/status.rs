@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::client::Client;
 use super::peer;
+use super::pools::primary_line;
 use super::text::{Column, Table, age, bytes, count, percent, plural};
 use super::{Global, Outcome, print_json};
 use crate::admin::routing::{ProviderStatus, UnservedItem};
@@ -235,5 +236,11 @@ fn write_pools(out: &mut impl Write, pools: &[PoolSummary]) -> io::Result<()> {
         let up = format!("{} of {}{drained}", pool.up, plural(pool.backends as u64, "backend"));
         table.row([pool.name.clone(), up, fallback, count(pool.in_flight)]);
     }
-    table.write(out, 2)
+    table.write(out, 2)?;
+    for pool in pools {
+        if let Some(primary) = &pool.primary {
+            writeln!(out, "  {}: {}", pool.name, primary_line(primary))?;
+        }
+    }
+    Ok(())
 }

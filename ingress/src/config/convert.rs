@@ -6,6 +6,7 @@ mod admission;
 mod peers;
 mod pool;
 mod provider;
+mod redis;
 mod registration;
 
 use std::collections::BTreeMap;

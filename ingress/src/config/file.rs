@@ -9,6 +9,7 @@ mod admission;
 mod peers;
 mod pool;
 mod provider;
+mod redis;
 pub(super) mod registration;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub(super) use self::provider::{
     FileEntryPoint, FileHttpPoll, FileLastGood, FileProvider, FileRegistry, FileTraefik, KeptFor, LastGoodWord,
     OpenPort,
 };
+pub(super) use self::redis::{FileRedis, FileRedisRole, FileRedisTls, FileSentinel};
 use super::decode::{Located, OneOrMany};
 use super::defaults;
 use super::words::{

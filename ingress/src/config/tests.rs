@@ -582,7 +582,10 @@ fn providers_are_read_with_what_holds_where_nothing_is_said() {
     let config = parse(&with_providers(text), Path::new("f.yaml")).expect("good");
     let nodes = &config.providers[&ProviderName::new("nodes")];
     let all = vec!["::".parse().expect("v6"), "0.0.0.0".parse().expect("v4")];
-    assert_eq!(nodes.source, ProviderSource::Registry(RegistryConfig { path: "/r.yaml".into(), bind: all }));
+    assert_eq!(
+        nodes.source,
+        ProviderSource::Registry(RegistryConfig { path: "/r.yaml".into(), bind: all, checks: BTreeMap::new() })
+    );
     assert_eq!(
         (nodes.priority, nodes.last_good, nodes.on_remove),
         (0, Some(Duration::from_secs(86_400)), OnRemove::L4)

@@ -19,8 +19,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::redis::{Client, Refusal, Role};
 use super::tls::TlsClients;
-use crate::config::{BackendAddress, HealthConfig, HttpProbe, ProbeConfig, ProxyProtocol};
+use crate::config::{BackendAddress, HealthConfig, HttpProbe, ProbeConfig, ProxyProtocol, RedisProbe, RedisRole};
+use crate::secret::SecretError;
 
 /// How one backend is probed.
 #[derive(Clone)]
@@ -32,6 +34,8 @@ pub struct Probe {
     /// The backend's own name, for SNI and Host unless configured.
     host: Option<String>,
     tls: TlsClients,
+    /// For `type: redis`.
+    redis: Option<Client>,
 }
 
 /// Why a probe failed, in words for `ingress pools`.
@@ -49,15 +53,29 @@ pub enum ProbeError {
     ServerName { name: String },
     #[error("health.path {path:?} or health.host {host:?} cannot be sent in an HTTP request: {source}")]
     Request { path: String, host: String, source: hyper::http::Error },
+    #[error("Redis at {address}: {source}")]
+    Redis { address: SocketAddr, source: Refusal },
+    #[error("Redis at {address} is {is}; wanted is {wanted}")]
+    Role { address: SocketAddr, is: String, wanted: &'static str },
+    #[error("Redis at {address} closed the connection without an answer; does it want TLS, or none?")]
+    RedisClosed { address: SocketAddr },
+    #[error("{address} does not speak Redis' protocol: {said}")]
+    NotRedis { address: SocketAddr, said: String },
+    #[error("health.redis.tls: {0}")]
+    RedisTls(String),
+    #[error("health.redis: {0}")]
+    Secret(#[from] SecretError),
 }
 
 /// What a probe was busy with when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    Resolve,
     Connect,
     ProxyHeader,
     Tls,
     Http,
+    Redis,
 }
 
 impl Probe {
@@ -73,20 +91,18 @@ impl Probe {
                 BackendAddress::Dns { host, port: _ } => Some(host.clone()),
             },
             tls,
+            redis: match probe {
+                ProbeConfig::Redis(redis) => Some(Client::new(redis)),
+                ProbeConfig::Tcp | ProbeConfig::Tls { .. } | ProbeConfig::Http(_) | ProbeConfig::Https { .. } => None,
+            },
         }
     }
 
     /// Probes one address of the backend; the time it took.
-    pub async fn run(&self, mut address: SocketAddr) -> Result<Duration, ProbeError> {
-        if let Some(port) = self.port {
-            address.set_port(port);
-        }
+    pub async fn run(&self, address: SocketAddr) -> Result<Duration, ProbeError> {
         let started = Instant::now();
-        let attempt = Attempt { address, timeout: self.timeout, deadline: started + self.timeout };
-        let mut stream = attempt.within(Stage::Connect, TcpStream::connect(address)).await?;
-        if !self.proxy_header.is_empty() {
-            attempt.within(Stage::ProxyHeader, stream.write_all(self.proxy_header)).await?;
-        }
+        let (attempt, stream) = self.connect(address).await?;
+        let address = attempt.address;
         match &self.config {
             ProbeConfig::Tcp => {}
             ProbeConfig::Tls { server_name } => {
@@ -103,8 +119,41 @@ impl Probe {
                 let stream = attempt.handshake(&self.tls.http, name, stream).await?;
                 attempt.http(http, &self.authority(http, address, 443), stream).await?;
             }
+            ProbeConfig::Redis(RedisProbe { role: wanted, .. }) => {
+                let role = self.role(&attempt, stream).await?;
+                if let Some(is) = unfit(&role, *wanted) {
+                    return Err(ProbeError::Role { address, is, wanted: wanted.as_str() });
+                }
+            }
         }
         Ok(started.elapsed())
+    }
+
+    /// What a Redis server says that it is, and the time that took.
+    pub(super) async fn ask_role(&self, address: SocketAddr) -> Result<(Role, Duration), ProbeError> {
+        let started = Instant::now();
+        let (attempt, stream) = self.connect(address).await?;
+        let role = self.role(&attempt, stream).await?;
+        Ok((role, started.elapsed()))
+    }
+
+    async fn role(&self, attempt: &Attempt, stream: TcpStream) -> Result<Role, ProbeError> {
+        match &self.redis {
+            Some(redis) => redis.role(attempt, stream, self.host.as_deref()).await,
+            None => Err(ProbeError::RedisClosed { address: attempt.address }),
+        }
+    }
+
+    async fn connect(&self, mut address: SocketAddr) -> Result<(Attempt, TcpStream), ProbeError> {
+        if let Some(port) = self.port {
+            address.set_port(port);
+        }
+        let attempt = Attempt { address, timeout: self.timeout, deadline: Instant::now() + self.timeout };
+        let mut stream = attempt.within(Stage::Connect, TcpStream::connect(address)).await?;
+        if !self.proxy_header.is_empty() {
+            attempt.within(Stage::ProxyHeader, stream.write_all(self.proxy_header)).await?;
+        }
+        Ok((attempt, stream))
     }
 
     /// An IP address is a server name too; TLS sends no SNI for it (RFC 6066 section 3).
@@ -134,6 +183,18 @@ impl Probe {
     }
 }
 
+/// What is in the way of a wanted role.
+fn unfit(role: &Role, wanted: RedisRole) -> Option<String> {
+    match (role, wanted) {
+        (_, RedisRole::Any) | (Role::Primary { .. }, RedisRole::Primary) => None,
+        (Role::Replica { of: _, link }, RedisRole::Replica) if link == "connected" => None,
+        (Role::Replica { of, link }, RedisRole::Replica | RedisRole::Primary) => {
+            Some(format!("a replica of {of} ({link})"))
+        }
+        (Role::Primary { .. }, RedisRole::Replica) => Some("a primary".to_owned()),
+    }
+}
+
 /// What a probe says first to a backend that expects the PROXY protocol: that nobody is behind it.
 pub fn proxy_header(proxy: ProxyProtocol) -> &'static [u8] {
     match proxy {
@@ -144,14 +205,18 @@ pub fn proxy_header(proxy: ProxyProtocol) -> &'static [u8] {
 }
 
 /// The running probe's peer and time limit.
-struct Attempt {
-    address: SocketAddr,
-    timeout: Duration,
-    deadline: Instant,
+pub(super) struct Attempt {
+    pub(super) address: SocketAddr,
+    pub(super) timeout: Duration,
+    pub(super) deadline: Instant,
 }
 
 impl Attempt {
-    async fn within<T>(&self, stage: Stage, step: impl Future<Output = io::Result<T>>) -> Result<T, ProbeError> {
+    pub(super) async fn within<T>(
+        &self,
+        stage: Stage,
+        step: impl Future<Output = io::Result<T>>,
+    ) -> Result<T, ProbeError> {
         let Self { address, timeout, deadline } = *self;
         match timeout_at(deadline, step).await {
             Ok(Ok(value)) => Ok(value),
@@ -160,7 +225,7 @@ impl Attempt {
         }
     }
 
-    async fn handshake(
+    pub(super) async fn handshake(
         &self,
         client: &TlsConnector,
         name: ServerName<'static>,
@@ -213,10 +278,12 @@ where
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Resolve => "finding the address of",
             Self::Connect => "connect to",
             Self::ProxyHeader => "PROXY header to",
             Self::Tls => "TLS handshake with",
             Self::Http => "HTTP request to",
+            Self::Redis => "asking Redis at",
         })
     }
 }

@@ -85,6 +85,8 @@ impl Checker {
         let state = match state {
             HealthState::Unchecked => State::Unchecked,
             HealthState::Up => State::Up { failed: 0 },
+            // Of a pool that followed a primary until this reload.
+            HealthState::Standby => State::Unchecked,
             // Perhaps `on_down` is `cut` only since this reload.
             HealthState::Down => State::Down { good: 0, failed: 0, cut: false },
         };

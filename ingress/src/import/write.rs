@@ -126,6 +126,8 @@ fn write_health(health: &HealthConfig, text: &mut String) -> fmt::Result {
         ProbeConfig::Tls { server_name } => ("tls", None, server_name.as_ref()),
         ProbeConfig::Http(http) => ("http", Some(http), None),
         ProbeConfig::Https { http, server_name } => ("https", Some(http), server_name.as_ref()),
+        // No importer makes one with more than the defaults.
+        ProbeConfig::Redis(_) => ("redis", None, None),
     };
     writeln!(text, "    health:\n      type: {kind}")?;
     writeln!(text, "      interval: {}\n      timeout: {}", time(*interval), time(*timeout))?;

@@ -211,7 +211,8 @@ async fn reach(
     let mut tried = Vec::new();
     while let Some(Pick { backend, address }) = pool.pick(source.ip(), &tried, Instant::now()) {
         match connect::connect(&plane.kernel, client, address, config, we_speak).await {
-            Ok(socket) => return Ok(Reached { backend, address, socket }),
+            Ok(socket) if pool.still_wants(&backend) => return Ok(Reached { backend, address, socket }),
+            Ok(_) => tracing::debug!(pool = %pool.name, backend = backend.name, "not the primary any more"),
             Err(error) => {
                 tracing::debug!(pool = %pool.name, backend = backend.name, %address, %error, "connect failed");
                 backend.connect_failed();

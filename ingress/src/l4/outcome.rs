@@ -116,6 +116,8 @@ reasons! {
         IdleTimeout => "idle_timeout",
         /// The backend went down and the pool says `on_down: cut`.
         BackendDown => "backend_down",
+        /// The backend is not its pool's primary any more.
+        Demoted => "demoted",
         /// `admission.deny` names the client now.
         Denied => "denied",
         /// Its route is gone, and says `on_remove: cut`, or the time of its `drain` is over.

@@ -1,6 +1,6 @@
 //! What is read at the moment of a scrape: backends, kernel path, listeners, process. Nothing here is counted twice.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -10,7 +10,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 
 use super::process::ProcessUse;
-use crate::balance::{AdminState, BackendView, PoolView};
+use crate::balance::{AdminState, BackendView, PoolView, PrimaryView, SentinelsView};
 use crate::dataplane::view::KernelStatus;
 
 /// One moment of everything that keeps its own numbers. Whoever serves `/metrics` fills it.
@@ -63,6 +63,7 @@ impl Collector for Scrape {
         let mut out = Out(encoder);
         self.listeners(&mut out)?;
         self.backends(&mut out)?;
+        self.primaries(&mut out)?;
         self.providers(&mut out)?;
         self.peers(&mut out)?;
         self.kernel(&mut out)?;
@@ -109,6 +110,29 @@ impl Scrape {
         out.counters("ingress_backend_bytes", "Payload bytes carried", both)?;
         out.counters("ingress_backend_check_failures", "Failed health checks", each(|b| b.checks_failed_total))?;
         out.gauges("ingress_backend_check_duration_seconds", "How long the last health check took", durations)
+    }
+
+    fn primaries(&self, out: &mut Out<'_>) -> fmt::Result {
+        let pools = || self.pools.iter().filter_map(|pool| Some((pool, pool.primary.as_ref()?)));
+        let followed = pools().flat_map(|(pool, primary)| {
+            let is_followed = |b: &BackendView| u64::from(primary.backend.as_deref() == Some(b.name.as_str()));
+            let backends = pool.backends.iter().chain(&pool.fallback);
+            backends.map(move |b| ([("pool", pool.name.as_str()), ("backend", b.name.as_str())], is_followed(b)))
+        });
+        let followed: BTreeMap<_, _> = followed.collect();
+        let each = |value: fn(&PrimaryView) -> u64| {
+            pools().map(move |(pool, primary)| ([("pool", pool.name.as_str())], value(primary)))
+        };
+        let agreed = pools().filter_map(|(pool, primary)| {
+            let SentinelsView { asked, answered: _, agreed } = primary.sentinels?;
+            Some(([("pool", pool.name.as_str())], u64::from(agreed * 2 > asked)))
+        });
+        out.gauges("ingress_pool_primary", "1: the one backend that takes connections", followed.into_iter())?;
+        let help = "Further servers that say that they are the primary";
+        out.gauges("ingress_pool_primary_rivals", help, each(|primary| primary.rivals.len() as u64))?;
+        let help = "Times that a primary was found";
+        out.counters("ingress_pool_primary_changes", help, each(|primary| primary.changes_total))?;
+        out.gauges("ingress_pool_sentinels_agree", "1: most Sentinels name the same server", agreed)
     }
 
     fn providers(&self, out: &mut Out<'_>) -> fmt::Result {

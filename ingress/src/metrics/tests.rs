@@ -86,6 +86,14 @@ fn full_scrape() -> Scrape {
         handoff: "always".into(),
         backends: vec![backend("app-1"), backend("app-2")],
         fallback: vec![backend("app-2")],
+        primary: Some(crate::balance::PrimaryView {
+            backend: Some("app-1".into()),
+            since: 1.0,
+            changes_total: 2,
+            rivals: vec!["app-2".into()],
+            sentinels: Some(crate::balance::SentinelsView { asked: 3, answered: 3, agreed: 2 }),
+            problem: None,
+        }),
     };
     let listener = ListenerGauge { name: "public".into(), up: true, connections_limit: 1000 };
     let items = [("served", 3), ("needs_http", 2), ("unsupported", 1), ("conflict", 0)];

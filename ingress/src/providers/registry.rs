@@ -31,8 +31,8 @@ struct Seen {
 
 /// Reads the registry now and whenever one of its files changes.
 pub(super) async fn run(config: ProviderConfig, registry: RegistryConfig, mut outlet: Outlet) {
-    let RegistryConfig { path, bind } = registry;
-    let settings = Settings { bind, health: config.health, on_down: config.on_down };
+    let RegistryConfig { path, bind, checks } = registry;
+    let settings = Settings { bind, checks, health: config.health, on_down: config.on_down };
     let mut watch = FileWatch::start([path.as_path()]);
     let mut seen: Option<Seen> = None;
     loop {
@@ -50,8 +50,8 @@ pub(super) fn preview(
     path: &Path,
     contribution: Contribution,
 ) -> Result<Contribution, String> {
-    let (bind, health) = (registry.bind.clone(), config.health.clone());
-    let settings = Settings { bind, health, on_down: config.on_down };
+    let RegistryConfig { path: _, bind, checks } = registry.clone();
+    let settings = Settings { bind, checks, health: config.health.clone(), on_down: config.on_down };
     compile(&files::read(path).texts?, &LocalAddresses::of_this_host(), &settings, contribution)
 }
 

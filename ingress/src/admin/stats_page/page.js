@@ -22,7 +22,7 @@ const WORDS = {
   denied: "client is denied",
   connect_failed: "no backend took it", draining: "daemon was stopping", client_reset: "client reset it",
   closed: "closed in order", backend_reset: "backend reset it", idle_timeout: "nothing said for too long",
-  backend_down: "backend went down", route_removed: "route removed", device_gone: "its network device is gone",
+  backend_down: "backend went down", demoted: "backend is not the primary any more", route_removed: "route removed", device_gone: "its network device is gone",
   maintenance: "backend in maintenance",
   killed: "ended by an operator", keepalive: "one end did not answer", daemon_stopped: "daemon stopped",
 };

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use super::redis::convert_redis;
 use crate::config::decode::{At, Located};
 use crate::config::defaults;
 use crate::config::file::{
-    FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
-    FullHandoff, FullProxyProtocol, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
+    FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileRedis, FileTlv,
+    FullBackend, FullHandoff, FullProxyProtocol, HandoffWord, ProbeType, ProxyVersion, ProxyWord,
 };
 use crate::config::problems::quoted;
 use crate::config::report::Report;
@@ -134,9 +135,9 @@ pub(super) fn proxy_protocol_of_word(word: ProxyWord) -> ProxyProtocol {
 
 pub(super) fn convert_health(health: Located<FileHealth>, report: &mut Report<'_>) -> HealthConfig {
     let Located { node, value } = health;
-    let FileHealth { r#type, interval, timeout, rise, fall, port, path, host, expect, server_name } = value;
+    let FileHealth { r#type, interval, timeout, rise, fall, port, path, host, expect, server_name, redis } = value;
     let (is_http, is_tls) = match r#type {
-        ProbeType::Tcp => (false, false),
+        ProbeType::Tcp | ProbeType::Redis => (false, false),
         ProbeType::Tls => (false, true),
         ProbeType::Http => (true, false),
         ProbeType::Https => (true, true),
@@ -146,6 +147,9 @@ pub(super) fn convert_health(health: Located<FileHealth>, report: &mut Report<'_
     }
     if !is_tls {
         report.refuse_key(node, "server_name", "this key needs `type: tls` or `type: https`");
+    }
+    if r#type != ProbeType::Redis {
+        report.refuse_key(node, "redis", "this key needs `type: redis`");
     }
     if is_http && expect.0.is_empty() {
         report.refuse_empty(node, "expect", "no status would be good");
@@ -168,12 +172,14 @@ pub(super) fn convert_health(health: Located<FileHealth>, report: &mut Report<'_
         expect: expect.0.into_iter().map(|status| status.0).collect(),
     };
     let server_name = server_name.map(|name| name.0.to_string());
+    let unwritten = Located { node, value: FileRedis::default() };
     HealthConfig {
         probe: match r#type {
             ProbeType::Tcp => ProbeConfig::Tcp,
             ProbeType::Tls => ProbeConfig::Tls { server_name },
             ProbeType::Http => ProbeConfig::Http(http),
             ProbeType::Https => ProbeConfig::Https { http, server_name },
+            ProbeType::Redis => ProbeConfig::Redis(convert_redis(redis.unwrap_or(unwritten), report)),
         },
         port: port.and_then(|port| u16::try_from(port.0).ok()),
         interval: interval.0,

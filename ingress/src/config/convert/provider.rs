@@ -29,7 +29,7 @@ pub(super) fn convert_provider(
     let FileProvider { registry, file, http_poll, registration, priority, last_good, on_remove, on_down, health } =
         value;
     let sources = [
-        registry.map(|registry| convert_registry(registry.value)),
+        registry.map(|registry| convert_registry(registry.value, report)),
         file.map(|file| convert_file(file.value, report)),
         http_poll.map(|poll| convert_http_poll(poll.value, report)),
         registration.map(|api| ProviderSource::Registration(convert_registration(name, api, binds, report))),
@@ -51,7 +51,11 @@ pub(super) fn convert_provider(
     ProviderConfig {
         // Stands in for one that was refused; nothing sees it then.
         source: sources.into_iter().flatten().next().unwrap_or_else(|| {
-            ProviderSource::Registry(RegistryConfig { path: "/nonexistent".into(), bind: Vec::new() })
+            ProviderSource::Registry(RegistryConfig {
+                path: "/nonexistent".into(),
+                bind: Vec::new(),
+                checks: BTreeMap::new(),
+            })
         }),
         priority: priority.0,
         last_good: match last_good {
@@ -67,9 +71,14 @@ pub(super) fn convert_provider(
     }
 }
 
-fn convert_registry(registry: FileRegistry) -> ProviderSource {
-    let FileRegistry { path, bind } = registry;
-    ProviderSource::Registry(RegistryConfig { path: path.0, bind: bind.0.into_iter().map(|ip| ip.0).collect() })
+fn convert_registry(registry: FileRegistry, report: &mut Report<'_>) -> ProviderSource {
+    let FileRegistry { path, bind, checks } = registry;
+    let check = |(name, health): (Name, _)| (name.0, pool::convert_health(health, report));
+    ProviderSource::Registry(RegistryConfig {
+        path: path.0,
+        bind: bind.0.into_iter().map(|ip| ip.0).collect(),
+        checks: checks.into_iter().map(check).collect(),
+    })
 }
 
 fn convert_file(file: FileTraefik, report: &mut Report<'_>) -> ProviderSource {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::redis::FileRedis;
 use crate::config::decode::{Located, OneOrMany};
 use crate::config::defaults;
 use crate::config::words::{Backend, Count, HostHeader, HostName, Name, Status, Time, UrlPath};
@@ -149,7 +150,8 @@ pub(in crate::config) enum FileOnDown {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "health checks: a mapping with the key `type`")]
 pub(in crate::config) struct FileHealth {
-    /// `tcp` connects; `tls` also shakes hands, without judging the certificate; `http` and `https` send a GET.
+    /// `tcp` connects; `tls` also shakes hands, without judging the certificate; `http` and `https` send a GET; `redis` asks
+    /// for the server's role.
     pub(in crate::config) r#type: ProbeType,
     /// From one check of a backend to its next.
     #[serde(default = "default_health_interval")]
@@ -175,6 +177,8 @@ pub(in crate::config) struct FileHealth {
     pub(in crate::config) expect: OneOrMany<Status>,
     /// For `tls` and `https`: the SNI to send; none otherwise.
     pub(in crate::config) server_name: Option<HostName>,
+    /// For `redis`: which role takes connections, and how to ask.
+    pub(in crate::config) redis: Option<Located<FileRedis>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -184,6 +188,7 @@ pub(in crate::config) enum ProbeType {
     Tls,
     Http,
     Https,
+    Redis,
 }
 
 impl Default for FileHandoff {

@@ -71,6 +71,10 @@ pub(in crate::config) struct FileRegistry {
     /// Addresses of this host on which the ports of the registry are opened.
     #[serde(default = "default_registry_bind")]
     pub(in crate::config) bind: OneOrMany<Ip>,
+    /// Checks of single `tcp` services, by their name there, in place of the provider's `health`. So a Redis is followed:
+    /// `{redis-main: {type: redis, ...}}`.
+    #[serde(default)]
+    pub(in crate::config) checks: BTreeMap<Name, Located<FileHealth>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -5,7 +5,11 @@ use crate::config::{OnDown, ProviderSource, RegistryConfig};
 
 fn config(last_good: Option<Duration>) -> ProviderConfig {
     ProviderConfig {
-        source: ProviderSource::Registry(RegistryConfig { path: "/r.yaml".into(), bind: Vec::new() }),
+        source: ProviderSource::Registry(RegistryConfig {
+            path: "/r.yaml".into(),
+            bind: Vec::new(),
+            checks: std::collections::BTreeMap::new(),
+        }),
         priority: 0,
         last_good,
         on_remove: OnRemove::L4,

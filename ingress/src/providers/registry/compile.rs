@@ -25,6 +25,8 @@ use crate::route::{Contribution, HttpRoute, SniPattern, Why};
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) bind: Vec<IpAddr>,
+    /// Of single services.
+    pub(super) checks: BTreeMap<String, HealthConfig>,
     pub(super) health: Option<HealthConfig>,
     pub(super) on_down: OnDown,
 }
@@ -62,7 +64,21 @@ pub(super) fn compile(
             contribution.unserved(place, Why::Unsupported("no backend is left".to_owned()));
             continue;
         }
-        let pool = contribution.pool(&name, PoolConfig { balance: balance.into(), ..node.pool(backends) });
+        let mut config = PoolConfig { balance: balance.into(), ..node.pool(backends) };
+        if let Some(check) = settings.checks.get(&name) {
+            config.health = Some(check.clone());
+        }
+        if config.follows_primary() {
+            if let Some(same) = all_of(&config).find(|backend| port_of(&backend.address) == port) {
+                // That node opens the port too, and would answer for whichever server it follows itself.
+                let why = "Redis stands behind the port that is opened for it; give it another one".to_owned();
+                contribution.unserved(format!("{place} backend {}", same.name), Why::Unsupported(why));
+                continue;
+            }
+            // Each node connects to the primary itself, wherever the client is.
+            config.loop_guard = false;
+        }
+        let pool = contribution.pool(&name, config);
         let bind = settings.bind.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
         contribution.listen(&name, bind, &pool);
     }
@@ -165,11 +181,7 @@ impl Node<'_> {
     }
 
     fn is_own_port(&self, address: &BackendAddress, port: u16) -> bool {
-        let at = match address {
-            BackendAddress::Socket(address) => address.port(),
-            BackendAddress::Dns { port, .. } => *port,
-        };
-        at == port && self.local.has(address) && self.binds(address)
+        port_of(address) == port && self.local.has(address) && self.binds(address)
     }
 
     fn binds(&self, address: &BackendAddress) -> bool {
@@ -177,6 +189,17 @@ impl Node<'_> {
             BackendAddress::Socket(address) => bind.is_unspecified() || *bind == address.ip(),
             BackendAddress::Dns { .. } => true,
         })
+    }
+}
+
+fn all_of(pool: &PoolConfig) -> impl Iterator<Item = &BackendConfig> {
+    pool.backends.iter().chain(&pool.fallback)
+}
+
+fn port_of(address: &BackendAddress) -> u16 {
+    match address {
+        BackendAddress::Socket(address) => address.port(),
+        BackendAddress::Dns { port, .. } => *port,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole registries, as each node reads them.
 
 use super::*;
+use crate::config::{RedisLogin, RedisProbe, RedisRole};
 use crate::route::{ListenerName, OnRemove, PoolName, ProviderName, Unserved};
 
 const REGISTRY: &str = "
@@ -25,7 +26,10 @@ tcp:
 fn on(address: &str, text: &str) -> Result<Contribution, String> {
     let ip = address.parse::<IpAddr>().expect("test address");
     let local = LocalAddresses { addresses: [ip].into(), names: ["node-3.example.com".to_owned()].into() };
-    let settings = Settings { bind: vec!["0.0.0.0".parse().expect("address")], health: None, on_down: OnDown::Cut };
+    let bind = vec!["0.0.0.0".parse().expect("address")];
+    let check = HealthConfig { probe: ProbeConfig::Redis(follow_primary()), ..CHECK };
+    let checks = BTreeMap::from([("redis-followed".to_owned(), check)]);
+    let settings = Settings { bind, checks, health: None, on_down: OnDown::Cut };
     let empty = Contribution::new(&ProviderName::new("nodes"), OnRemove::L4);
     compile(&vec![("registry.yaml".into(), text.to_owned())], &local, &settings, empty)
 }
@@ -58,6 +62,24 @@ fn a_service_with_standbys_is_ordered_by_that_alone() {
     let postgres = pool(&node, "postgres@nodes");
     assert_eq!((names(&postgres.backends), names(&postgres.fallback)), (vec!["10.8.0.1:5433"], vec!["10.8.0.2:5433"]));
     assert_eq!(postgres.balance, Balance::LeastConnections);
+}
+
+fn follow_primary() -> RedisProbe {
+    RedisProbe { role: RedisRole::Primary, login: RedisLogin::default(), tls: None, sentinel: None }
+}
+
+#[test]
+fn a_redis_is_followed_where_the_configuration_has_a_check_for_it_and_never_through_another_node() {
+    let text = "version: 1\ntcp:\n  redis-followed:\n    port: 6379\n    backends: [{host: 10.8.0.1, port: 6380}, {host: 10.8.0.2, port: 6380}]\n";
+    let node = on("10.8.0.2", text).expect("a good registry");
+    let redis = pool(&node, "redis-followed@nodes");
+    assert!(redis.follows_primary() && !redis.loop_guard);
+    assert_eq!((names(&redis.backends), names(&redis.fallback)), (vec!["10.8.0.2:6380"], vec!["10.8.0.1:6380"]));
+    let same = on("10.8.0.9", &text.replace("10.8.0.1, port: 6380", "10.8.0.1, port: 6379")).expect("a good registry");
+    assert!(!same.listeners().contains_key(&ListenerName::new("redis-followed@nodes")));
+    let told: Vec<_> = same.unserved_items().iter().map(Unserved::to_string).collect();
+    let why = "Redis stands behind the port that is opened for it; give it another one";
+    assert_eq!(told, [format!("tcp.redis-followed backend 10.8.0.1:6379: {why}")]);
 }
 
 #[test]
@@ -126,7 +148,7 @@ fn one_name_in_two_files_names_both() {
     let file = |name: &str| {
         (PathBuf::from(name), "version: 1\ntcp: {a: {port: 1, backends: [{host: 10.0.0.1, port: 2}]}}\n".to_owned())
     };
-    let settings = Settings { bind: vec![], health: None, on_down: OnDown::Keep };
+    let settings = Settings { bind: vec![], checks: BTreeMap::new(), health: None, on_down: OnDown::Keep };
     let empty = Contribution::new(&ProviderName::new("nodes"), OnRemove::L4);
     let texts = vec![file("one.yaml"), file("two.yaml")];
     let error = compile(&texts, &LocalAddresses::default(), &settings, empty).expect_err("twice");
