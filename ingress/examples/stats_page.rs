@@ -84,6 +84,7 @@ fn status(now: f64, trouble: bool, pools: &[PoolView]) -> Status {
         },
         providers: vec![],
         peers: None,
+        dns_records: Vec::new(),
         kernel,
         listeners,
         pools: pools.iter().map(summary).collect(),

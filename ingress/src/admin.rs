@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::balance::{BackendOrder, OrderError, Ordered};
 use crate::dataplane::view::KernelStatus;
+use crate::ddns::view::DnsRecordView;
 use crate::flow::{FlowCommand, FlowView};
 use crate::metrics::Metrics;
 use crate::peers::view::PeersStatus;
@@ -72,6 +73,9 @@ pub struct PeersDoor {
     pub remove: RemovePeer,
 }
 
+/// The DNS records that this node keeps.
+pub type DnsRecords = Box<dyn Fn() -> Vec<DnsRecordView> + Send + Sync>;
+
 /// Everything that admin reads from, and the channels that it may write to.
 pub struct Sources {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -86,6 +90,7 @@ pub struct Sources {
     pub preview: Preview,
     pub peers: PeersDoor,
     pub administer: Administer,
+    pub dns_records: DnsRecords,
     /// Cancelled when the daemon takes no new connections: `/readyz` says so.
     pub draining: CancellationToken,
     /// An operator's wish that this node takes no new connections. Whoever brings connections here follows it: the listeners do.

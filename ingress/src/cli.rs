@@ -4,6 +4,7 @@
 //! Exit codes: 0 fine, 1 it failed while running, 2 the configuration or the command line is wrong.
 
 mod client;
+mod ddns;
 mod diff;
 mod drain;
 mod flows;
@@ -76,6 +77,8 @@ enum Verb {
     Routes(routes::RoutesArgs),
     /// Show what would change, and change nothing: the file as it is now, or what a provider would say
     Diff(diff::DiffArgs),
+    /// Show the DNS records that this node keeps, or what would be done about them
+    Ddns(ddns::DdnsArgs),
     /// Join nodes to a mesh: what is registered at one is routed on all
     #[command(subcommand)]
     Peer(peer::PeerVerb),
@@ -131,6 +134,10 @@ pub fn main(starts: Starts) -> ExitCode {
         Verb::Routes(args) => ask(&global).and_then(|daemon| routes::show(args, &daemon, &global, &mut out)),
         Verb::Diff(args) => ask(&global).and_then(|daemon| diff::show(args, &daemon, &global, &mut out)),
         Verb::Drain(args) => ask(&global).and_then(|daemon| drain::run(args, &daemon, &global, &mut out)),
+        Verb::Ddns(ddns::DdnsArgs { dry_run: true }) => ddns::dry_run(&global, &mut out),
+        Verb::Ddns(ddns::DdnsArgs { dry_run: false }) => {
+            ask(&global).and_then(|daemon| ddns::show(&daemon, &global, &mut out))
+        }
         Verb::Peer(verb) => peer::run(verb, &global, &mut out),
         Verb::Import(args) => import::run(args, &global, &mut out),
         Verb::Reload => ask(&global).and_then(|daemon| reload(&daemon, &global, &mut out)),

@@ -6,6 +6,7 @@
 
 mod checks;
 mod convert;
+mod ddns;
 mod decode;
 mod defaults;
 mod document;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub(crate) use self::checks::share_a_port;
+pub use self::ddns::{AddressSource, DdnsApi, DdnsConfig, DdnsProvider, DdnsZone};
 pub use self::defaults::STATE_DIR;
 pub use self::document::{decode_yaml, read_yaml};
 pub use self::load::{LoadError, Loaded, load, parse};
@@ -56,6 +58,8 @@ pub struct Config {
     pub providers: BTreeMap<ProviderName, ProviderConfig>,
     /// `None`: this node stands alone.
     pub peers: Option<PeersConfig>,
+    /// `None`: this node keeps no DNS records.
+    pub ddns: Option<DdnsConfig>,
     pub limits: Limits,
     pub admin: AdminConfig,
     pub kernel: KernelConfig,

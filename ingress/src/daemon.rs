@@ -36,7 +36,7 @@ use crate::l4::worker::Workers;
 use crate::metrics::Metrics;
 use crate::peers::Mesh;
 use crate::snapshot::Snapshot;
-use crate::{health, providers, resolve};
+use crate::{ddns, health, providers, resolve};
 
 /// How the daemon failed.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +123,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     listeners.follow(&first).await;
     drop(first);
 
+    let records = ddns::Records::default();
     let admin = Admin::new(Sources {
         snapshots: snapshots.clone(),
         metrics,
@@ -135,6 +136,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
         reload,
         administer: views::administer(administration.clone()),
         peers: views::peers(mesh),
+        dns_records: views::dns_records(records.clone()),
         preview: views::preview(snapshots.clone(), config_state.clone(), provider_states.clone()),
         draining: draining.clone(),
         drain: drain_order,
@@ -147,6 +149,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     tasks.spawn(administration.enforce(commands.clone(), stop.clone()));
     tasks.spawn(health::run(snapshots.clone(), commands, stop.clone()));
     tasks.spawn(resolve::run(snapshots.clone(), stop.clone()));
+    tasks.spawn(ddns::run(snapshots.clone(), records.clone(), stop.clone()));
     tasks.spawn(tell_progress(plane.clone(), stop.clone()));
     tasks.spawn(obey(orders, plane.clone(), kernel.clone(), stop.clone()));
     let listening = tokio::spawn(listeners.run(snapshots.clone(), draining.clone()));

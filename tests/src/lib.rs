@@ -10,6 +10,7 @@ pub mod client;
 pub mod control_plane;
 pub mod counters;
 pub mod distance;
+pub mod dns_api;
 pub mod fd_store;
 pub mod forge;
 pub mod guest;

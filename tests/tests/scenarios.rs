@@ -33,6 +33,7 @@ mod scenarios {
     mod s1_when_idle;
     mod s2_polling;
     mod s3_admin_socket;
+    mod s4_ddns;
     mod s4_redis;
     mod s4_registry;
 }

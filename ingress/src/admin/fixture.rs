@@ -69,6 +69,7 @@ impl Daemon {
                 remove: Box::new(|_| Err("there is no mesh".into())),
             },
             administer: Box::new(fake_administer),
+            dns_records: Box::new(Vec::new),
             draining: draining.clone(),
             drain: watch::channel(false).0,
         });

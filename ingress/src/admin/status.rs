@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Admin, ConfigState, ProviderStatus};
 use crate::balance::{AdminState, BackendView, PoolView, PrimaryView};
 use crate::dataplane::view::KernelStatus;
+use crate::ddns::view::DnsRecordView;
 use crate::l4::outcome::RelayReason;
 use crate::metrics::scrape::{ListenerGauge, PeerGauge, is_up};
 use crate::metrics::{ListenerCounts, Scrape, process::ProcessUse};
@@ -31,6 +32,9 @@ pub struct Status {
     pub providers: Vec<ProviderStatus>,
     /// `None`: this node stands alone.
     pub peers: Option<PeersStatus>,
+    /// That this node keeps.
+    #[serde(default)]
+    pub dns_records: Vec<DnsRecordView>,
     pub kernel: KernelStatus,
     pub listeners: Vec<ListenerStatus>,
     pub pools: Vec<PoolSummary>,
@@ -143,6 +147,7 @@ impl Admin {
             config: self.config(),
             providers: self.providers(),
             peers: (self.sources.peers.status)(),
+            dns_records: (self.sources.dns_records)(),
             connections: ConnectionSummary::of(listeners.iter().map(|l| &l.counts)),
             kernel,
             listeners,
@@ -198,6 +203,7 @@ impl Admin {
             listeners: self.sources.listeners.listeners().iter().map(gauge).collect(),
             providers: self.providers().iter().map(ProviderStatus::gauge).collect(),
             peers: (self.sources.peers.status)().map(peer_gauges).unwrap_or_default(),
+            dns_records: (self.sources.dns_records)(),
             process: ProcessUse::read(),
             started: self.sources.metrics.started(),
         }

@@ -69,6 +69,7 @@ pub(crate) fn snapshot(pools: impl IntoIterator<Item = Pool>) -> Arc<Snapshot> {
         pools: pools.iter().map(|(name, pool)| (name.clone(), pool.config.clone())).collect(),
         providers: BTreeMap::new(),
         peers: None,
+        ddns: None,
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),

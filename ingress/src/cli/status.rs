@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::client::Client;
+use super::ddns;
 use super::peer;
 use super::pools::primary_line;
 use super::text::{Column, Table, age, bytes, count, percent, plural};
@@ -22,7 +23,8 @@ pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Ou
 }
 
 pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    let Status { version, pid, uptime, node, ready, drained, config, providers, peers, kernel, .. } = status;
+    let Status { version, pid, uptime, node, ready, drained, config, providers, peers, dns_records, kernel, .. } =
+        status;
     let Status { listeners, pools, connections, http, haproxy_socket, .. } = status;
     let ready = match (ready, drained) {
         (_, true) => "DRAINING, takes no new connections",
@@ -43,6 +45,7 @@ pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if let Some(peers) = peers {
         peer::write(out, peers)?;
     }
+    ddns::write(out, dns_records)?;
     write_kernel(out, kernel)?;
     write_connections(out, connections)?;
     write_listeners(out, listeners)?;
@@ -99,7 +102,7 @@ fn write_providers(out: &mut impl Write, providers: &[ProviderStatus]) -> io::Re
 }
 
 /// From Unix seconds until now.
-fn since(at: f64) -> f64 {
+pub(super) fn since(at: f64) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     (now - at).max(0.0)
 }

@@ -3,6 +3,7 @@
 //! Goes on after a problem, to find all of them; what it returns is of use only if no error was reported.
 
 mod admission;
+mod ddns;
 mod peers;
 mod pool;
 mod provider;
@@ -60,6 +61,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         pools,
         providers,
         peers,
+        ddns,
         limits,
         admin,
         kernel,
@@ -101,12 +103,14 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         })
         .collect();
     let peers = peers.and_then(|peers| peers::convert_peers(peers, &mut binds, report));
+    let ddns = ddns.map(|ddns| ddns::convert_ddns(ddns, report));
     let config = Config {
         listeners,
         routes,
         pools,
         providers,
         peers,
+        ddns,
         limits: convert_limits(&limits),
         admin: convert_admin(admin, &mut binds, report),
         kernel,

@@ -6,6 +6,7 @@
 #[macro_use]
 mod shapes;
 mod admission;
+mod ddns;
 mod peers;
 mod pool;
 mod provider;
@@ -18,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterface, FileSide, FileXdp};
+pub(super) use self::ddns::{FileAddressSource, FileDdns, FileDdnsProvider, FileDdnsZone};
 pub(super) use self::peers::FilePeers;
 pub(super) use self::pool::{
     FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
@@ -55,6 +57,8 @@ pub(super) struct FileConfig {
     pub(super) providers: BTreeMap<Name, Located<FileProvider>>,
     /// The other nodes. What is registered at one is routed on all. A change takes a restart.
     pub(super) peers: Option<Located<FilePeers>>,
+    /// DNS records that this node keeps: its own addresses, under names that it is given.
+    pub(super) ddns: Option<Located<FileDdns>>,
     /// Bounds of the whole daemon.
     #[serde(default)]
     pub(super) limits: FileLimits,

@@ -55,6 +55,7 @@ fn between(before: &Config, after: &Config) -> Changes {
         pools: _,
         providers,
         peers,
+        ddns,
         limits,
         admin,
         kernel,
@@ -66,6 +67,7 @@ fn between(before: &Config, after: &Config) -> Changes {
     let others = [
         ("providers", *providers != before.providers),
         ("peers", *peers != before.peers),
+        ("ddns", *ddns != before.ddns),
         ("limits", *limits != before.limits),
         ("admin", *admin != before.admin),
         ("kernel", *kernel != before.kernel),

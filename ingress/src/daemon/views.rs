@@ -7,11 +7,12 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::admin::{
-    Administer, ConfigState, ConnectionsView, KernelView, ListenerStatus, ListenersView, PeersDoor, Preview,
-    PreviewQuery, ProviderState,
+    Administer, ConfigState, ConnectionsView, DnsRecords, KernelView, ListenerStatus, ListenersView, PeersDoor,
+    Preview, PreviewQuery, ProviderState,
 };
 use crate::control::administration::Administration;
 use crate::dataplane::{Kernel, KernelStatus};
+use crate::ddns::Records;
 use crate::flow::FlowView;
 use crate::l4::listener::{ListenerState, ListenerStates};
 use crate::l4::relays::Relays;
@@ -46,6 +47,10 @@ pub(super) fn preview(
 
 pub(super) fn administer(administration: Arc<Administration>) -> Administer {
     Box::new(move |pool, backend, order, by| administration.order(pool, backend, order, by))
+}
+
+pub(super) fn dns_records(records: Records) -> DnsRecords {
+    Box::new(move || records.views())
 }
 
 pub(super) fn peers(mesh: Mesh) -> PeersDoor {

@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use super::process::ProcessUse;
 use crate::balance::{AdminState, BackendView, PoolView, PrimaryView, SentinelsView};
 use crate::dataplane::view::KernelStatus;
+use crate::ddns::view::DnsRecordView;
 
 /// One moment of everything that keeps its own numbers. Whoever serves `/metrics` fills it.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,7 @@ pub struct Scrape {
     pub listeners: Vec<ListenerGauge>,
     pub providers: Vec<ProviderGauge>,
     pub peers: Vec<PeerGauge>,
+    pub dns_records: Vec<DnsRecordView>,
     pub process: ProcessUse,
     /// Unix seconds.
     pub started: f64,
@@ -66,6 +68,7 @@ impl Collector for Scrape {
         self.primaries(&mut out)?;
         self.providers(&mut out)?;
         self.peers(&mut out)?;
+        self.dns_records(&mut out)?;
         self.kernel(&mut out)?;
         self.process(&mut out)
     }
@@ -161,6 +164,19 @@ impl Scrape {
         let help = "Entries that were not taken because the clocks differ";
         out.gauges("ingress_peer_entries_refused", help, each(|p| p.refused))?;
         out.gauges("ingress_peer_clock_skew_seconds", "By which its clock is ahead of this node's", skews)
+    }
+
+    fn dns_records(&self, out: &mut Out<'_>) -> fmt::Result {
+        fn labels(record: &DnsRecordView) -> [(&'static str, &str); 2] {
+            [("name", record.name.as_str()), ("type", record.kind.as_str())]
+        }
+        let each = |value: fn(&DnsRecordView) -> u64| self.dns_records.iter().map(move |r| (labels(r), value(r)));
+        let confirmed = self.dns_records.iter().filter_map(|r| Some((labels(r), r.confirmed?)));
+        out.gauges("ingress_dns_record_current", "1: it says this node's address", each(|r| r.is_current().into()))?;
+        let help = "When the provider last confirmed it, Unix time";
+        out.gauges("ingress_dns_record_confirmed_timestamp_seconds", help, confirmed)?;
+        out.counters("ingress_dns_record_changes", "Times that it was made or changed", each(|r| r.changes_total))?;
+        out.counters("ingress_dns_record_failures", "Attempts that failed", each(|r| r.failures_total))
     }
 
     /// A backend that stands in a pool's `backends` and its `fallback` is one series.

@@ -111,6 +111,18 @@ fn full_scrape() -> Scrape {
             refused: 0,
             clock_skew: Some(-0.001),
         }],
+        dns_records: vec![crate::ddns::view::DnsRecordView {
+            zone: "example.com".into(),
+            provider: "hetzner".into(),
+            name: "node1.example.com".into(),
+            kind: "A".into(),
+            wanted: Some("192.0.2.7".into()),
+            published: Some("192.0.2.7".into()),
+            error: None,
+            confirmed: Some(1.0),
+            changes_total: 1,
+            failures_total: 0,
+        }],
         process: ProcessUse::read(),
         started: 1.0,
     }

@@ -170,6 +170,7 @@ pub(super) fn config(backends: &[SocketAddr]) -> Config {
         pools: BTreeMap::from([(pool, Arc::new(self::pool(backends)))]),
         providers: BTreeMap::new(),
         peers: None,
+        ddns: None,
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),
