@@ -135,14 +135,16 @@ impl Server<'_> {
             (ProbeConfig::Tls { .. }, true) => verdict("L6OK", 9, "Layer6 check passed"),
             (ProbeConfig::Tls { .. }, false) if late => verdict("L6TOUT", 10, "Layer6 timeout"),
             (ProbeConfig::Tls { .. }, false) => verdict("L6RSP", 11, "Layer6 invalid response"),
-            (ProbeConfig::Http(_) | ProbeConfig::Https { .. }, true) => verdict("L7OK", 15, "Layer7 check passed"),
-            (ProbeConfig::Http(_) | ProbeConfig::Https { .. }, false) if late => {
+            (ProbeConfig::Http(_) | ProbeConfig::Https { .. } | ProbeConfig::Redis(_), true) => {
+                verdict("L7OK", 15, "Layer7 check passed")
+            }
+            (ProbeConfig::Http(_) | ProbeConfig::Https { .. } | ProbeConfig::Redis(_), false) if late => {
                 verdict("L7TOUT", 12, "Layer7 timeout")
             }
             (ProbeConfig::Http(_) | ProbeConfig::Https { .. }, false) if error.starts_with("HTTP status") => {
                 verdict("L7STS", 17, "Layer7 wrong status")
             }
-            (ProbeConfig::Http(_) | ProbeConfig::Https { .. }, false) => {
+            (ProbeConfig::Http(_) | ProbeConfig::Https { .. } | ProbeConfig::Redis(_), false) => {
                 verdict("L7RSP", 13, "Layer7 invalid response")
             }
         }

@@ -12,7 +12,7 @@ const WORDS = {
   kernel_off: "kernel path is off", policy: "the pool says never", rtt: "the client is further away than the pool allows", family: "IPv6 at one end, IPv4 at the other", local: "loopback, or a backend on this host",
   device: "a device without our programs", unseen: "handshake not seen, or NAT between", options: "TCP options differ",
   mtu: "segments do not fit the other leg", half_closed: "one side had closed", out_of_order: "data out of order",
-  server_first: "the backend spoke first", when_idle: "not quiet yet when it began",
+  server_first: "the backend spoke first", when_idle: "not quiet yet when it began", route: "routing rules lead spliced packets another way",
   window: "beyond the backend's window", full: "all kernel slots taken", ports: "no free source port",
   error: "a system call failed", unknown_sni: "no route for this name", no_routes_yet: "a provider has not spoken yet", no_sni: "no server name", not_tls: "not TLS",
   hello_timeout: "ClientHello took too long", hello_too_large: "ClientHello above 64 KiB",
