@@ -174,6 +174,7 @@ fn backend(name: &str, host: u8, part: f64, now: f64) -> BackendView {
         bytes_to_backend: carried(now, 4e6 * part),
         bytes_to_client: carried(now, 118e6 * part),
         checks_failed_total: 0,
+        history: Vec::new(),
     }
 }
 

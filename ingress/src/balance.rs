@@ -8,6 +8,7 @@ mod backend;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod hash;
+mod history;
 mod primary;
 mod select;
 mod view;
@@ -21,8 +22,9 @@ use crate::route::PoolName;
 
 pub use administration::{AdminChange, AdminState, AdminWeight, BackendOrder, Book, OrderError, Ordered};
 pub use backend::{Backend, Check, Health, HealthState};
+pub use history::Transition;
 pub use primary::{Outlook, Primary, PrimaryView, SentinelsView};
-pub use view::{BackendView, CheckView, PoolView};
+pub use view::{BackendView, CheckView, PoolView, TransitionView};
 
 use select::{Candidate, Rotation};
 
@@ -150,7 +152,7 @@ impl Pool {
         self.backends.iter().chain(&self.fallback)
     }
 
-    /// What admin, metrics and the stats page show.
+    /// What admin, metrics and the dashboard show.
     pub fn view(&self, now: Instant) -> PoolView {
         view::pool(self, now)
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
+use super::history::{History, Transition};
 use super::{AdminChange, AdminState, AdminWeight, hash, select};
 use crate::config::{BackendAddress, BackendConfig};
 use crate::route::PoolName;
@@ -41,6 +42,7 @@ pub struct Backend {
     /// The weight in `admin`, packed; 0: the configured one.
     weight: AtomicU64,
     health: Mutex<Health>,
+    history: Mutex<History>,
     in_flight: AtomicU64,
     connections: AtomicU64,
     connect_failures: AtomicU64,
@@ -112,6 +114,7 @@ impl Backend {
             ready: AtomicBool::new(true),
             weight: AtomicU64::new(0),
             health: Mutex::new(Health { state: HealthState::Unchecked, since: now, last_check: None }),
+            history: Mutex::default(),
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
@@ -197,6 +200,11 @@ impl Backend {
         self.health.lock().clone()
     }
 
+    /// The last changes of its health, the newest first; a few.
+    pub fn history(&self) -> Vec<Transition> {
+        self.history.lock().newest_first().cloned().collect()
+    }
+
     /// A probe has ended and left the backend in `state`. The health task of this backend is the only caller.
     pub fn checked(&self, state: HealthState, check: Check) {
         let now = check.at;
@@ -216,6 +224,8 @@ impl Backend {
     pub fn enter(&self, state: HealthState, now: Instant) {
         let mut health = self.health.lock();
         if health.state != state {
+            let error = health.last_check.as_ref().and_then(|check| check.error.clone());
+            self.history.lock().push(Transition { at: now, from: health.state, to: state, error });
             if health.state == HealthState::Down {
                 self.returned.store(self.millis(now) + 1, Relaxed);
             }
@@ -230,6 +240,8 @@ impl Backend {
         self.addresses.load().iter().for_each(|address| address.failing.store(false, Relaxed));
         let mut health = self.health.lock();
         if health.state != HealthState::Unchecked {
+            let forgotten = Transition { at: now, from: health.state, to: HealthState::Unchecked, error: None };
+            self.history.lock().push(forgotten);
             *health = Health { state: HealthState::Unchecked, since: now, last_check: None };
             self.up.store(true, Relaxed);
         }
@@ -247,6 +259,11 @@ impl Backend {
     /// Takes new connections as far as operators are asked.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Relaxed)
+    }
+
+    /// Whether a new connection may come here: it is up, has an address, and no operator keeps it back.
+    pub fn takes_connections(&self) -> bool {
+        self.is_up() && self.is_resolved() && self.is_ready()
     }
 
     /// An operator's word holds from now on. Who returns from drain or maintenance starts slowly.
@@ -468,5 +485,22 @@ mod tests {
         assert_eq!((health.state, health.since), (HealthState::Down, t0));
         assert_eq!(health.last_check.and_then(|c| c.error).as_deref(), Some("no answer"));
         assert_eq!(backend.checks_failed_total(), 2);
+    }
+
+    #[test]
+    fn history_tells_each_change_with_its_error_and_no_check_that_changed_nothing() {
+        let backend = one();
+        let t0 = Instant::now();
+        let at = |secs| t0 + Duration::from_secs(secs);
+        backend.checked(HealthState::Up, Check::good(Duration::ZERO, at(0)));
+        backend.checked(HealthState::Up, Check::failed("once", at(1)));
+        backend.checked(HealthState::Down, Check::failed("connection refused", at(2)));
+        backend.checked(HealthState::Down, Check::failed("again", at(3)));
+        backend.forget_health(at(4));
+        let told: Vec<_> = backend.history().into_iter().map(|t| (t.at, t.to, t.error)).collect();
+        let down = Some("connection refused".to_owned());
+        let expected =
+            [(at(4), HealthState::Unchecked, None), (at(2), HealthState::Down, down), (at(0), HealthState::Up, None)];
+        assert_eq!(told, expected);
     }
 }

@@ -1,11 +1,11 @@
-//! What `ingress pools`, `ingress status` and the stats page see of a pool. Plain data, serialisable.
+//! What `ingress pools`, `ingress status` and the dashboard see of a pool. Plain data, serialisable.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdminChange, AdminState, Backend, HealthState, Pool, PrimaryView, select};
+use super::{AdminChange, AdminState, Backend, HealthState, Pool, PrimaryView, Transition, select};
 use crate::config::{
     BackendAddress, BackendConfig, Balance, HandoffPolicy, HealthConfig, OnDown, ProbeConfig, ProxyProtocol,
     RedisProbe, RedisRole,
@@ -58,6 +58,21 @@ pub struct BackendView {
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
     pub checks_failed_total: u64,
+    /// The last changes of its health, the newest first.
+    #[serde(default)]
+    pub history: Vec<TransitionView>,
+}
+
+/// One change of health.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransitionView {
+    /// `up`, `down` or `unchecked`.
+    pub from: String,
+    pub to: String,
+    /// Of the check that decided it; `None` for a good one.
+    pub error: Option<String>,
+    /// Seconds.
+    pub age: f64,
 }
 
 /// The last finished probe.
@@ -149,6 +164,15 @@ fn backend(backend: &Backend, weight: u32, pool: &Pool, now: Instant) -> Backend
         bytes_to_backend: backend.bytes_to_backend(),
         bytes_to_client: backend.bytes_to_client(),
         checks_failed_total: backend.checks_failed_total(),
+        history: backend.history().into_iter().map(|transition| TransitionView::of(transition, now)).collect(),
+    }
+}
+
+impl TransitionView {
+    pub(crate) fn of(transition: Transition, now: Instant) -> Self {
+        let Transition { at, from, to, error } = transition;
+        let age = now.saturating_duration_since(at).as_secs_f64();
+        Self { from: from.as_str().to_owned(), to: to.as_str().to_owned(), error, age }
     }
 }
 

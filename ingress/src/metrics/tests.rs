@@ -53,6 +53,7 @@ fn backend(name: &str) -> BackendView {
         bytes_to_backend: 10,
         bytes_to_client: 20,
         checks_failed_total: 0,
+        history: Vec::new(),
     }
 }
 
