@@ -9,6 +9,8 @@ readonly BPF_LINKER=0.13.0
 readonly BPF_LINKER_WITHOUT_LLVM=0.10.4
 # Tests the registration API against its own document.
 readonly SCHEMATHESIS=4.32.5
+# Brings axe-core, which looks for what keeps people from using the dashboard.
+readonly AXE_WHEEL=axe-playwright-python==0.1.8
 readonly LLVM_PREFIX=/usr/lib/llvm-22
 
 base=(ca-certificates curl gcc cmake make iproute2 nginx openssl procps)
@@ -97,6 +99,19 @@ install_schemathesis() {
   fi
 }
 
+install_axe() {
+  if [[ -e /opt/axe-core/axe.min.js ]]; then return; fi
+  say "installing axe-core into /opt/axe-core"
+  install_packages python3-venv
+  local dir status=0
+  dir=$(mktemp -d)
+  python3 -m venv "$dir/venv" && "$dir/venv/bin/pip" download --quiet --no-deps --dest "$dir" "$AXE_WHEEL" \
+    && python3 -m zipfile -e "$dir"/*.whl "$dir" \
+    && as_root install -D -m 644 "$dir/axe_playwright_python/axe.min.js" /opt/axe-core/axe.min.js || status=$?
+  rm -rf "$dir"
+  [[ $status -eq 0 ]] || say "axe-core cannot be had here; its scenario will be skipped"
+}
+
 mount_bpffs() {
   [[ $(stat --file-system --format=%T /sys/fs/bpf) == bpf_fs ]] && return
   say "mounting /sys/fs/bpf"
@@ -114,5 +129,8 @@ install_packages "${packages[@]}"
 install_rust
 install_bpf_linker
 if [[ ${1:-} == --arm64 ]]; then rustup target add aarch64-unknown-linux-gnu; fi
-[[ ${1:-} == --demo ]] || install_schemathesis
+if [[ ${1:-} != --demo ]]; then
+  install_schemathesis
+  install_axe
+fi
 mount_bpffs

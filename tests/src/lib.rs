@@ -2,8 +2,10 @@
 //!
 //! Everything here cleans up after itself when it is dropped, also when a test panics.
 
+pub mod axe;
 pub mod backend;
 pub mod bpffs;
+pub mod browser;
 pub mod bulk;
 pub mod certs;
 pub mod client;
