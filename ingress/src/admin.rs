@@ -1,9 +1,9 @@
 //! What operators and their tools ask a running daemon, and tell it.
 //!
-//! Three doors. The Unix socket (mode 0600) speaks the whole API to the CLI: [`api`]. The optional TCP address shows metrics,
-//! the stats page and probes, and changes nothing: [`http`]. An optional second Unix socket speaks as HAProxy's: `haproxy`.
-//! All read what others publish; nothing here holds state of
-//! its own but the state of its own sockets.
+//! Three doors. The Unix socket (mode 0600) speaks the whole API to the CLI: [`api`]. The optional TCP address has metrics, the
+//! dashboard and probes, and changes nothing but whether a backend takes connections, for visitors with a password: [`http`]. An
+//! optional second Unix socket speaks as HAProxy's: `haproxy`. All read what others publish; the only state here is that of our
+//! own sockets, and the last minutes in numbers.
 
 pub mod api;
 mod haproxy;
@@ -11,14 +11,14 @@ pub mod http;
 pub mod routes;
 pub mod routing;
 pub mod socket;
-pub mod stats_page;
 pub mod status;
 
 mod auth;
+mod dashboard;
 mod operator;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -32,6 +32,8 @@ use crate::metrics::Metrics;
 use crate::peers::view::PeersStatus;
 use crate::serve::{Bounds, serve};
 use crate::snapshot::Snapshot;
+
+use dashboard::pace::Pace;
 
 pub use crate::control::state::{Changes, ConfigSource, ConfigState, ProviderState, ReloadRequest, Reloaded};
 pub use api::PreviewQuery;
@@ -105,20 +107,36 @@ pub struct Admin {
     http: Mutex<Vec<HttpStatus>>,
     /// `None`: `admin.haproxy_socket` is not set.
     haproxy: Mutex<Option<SocketStatus>>,
+    pace: Pace,
 }
 
 impl Admin {
     pub fn new(sources: Sources) -> Arc<Self> {
         let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-        Arc::new(Self { sources, started: Instant::now(), node, http: Mutex::default(), haproxy: Mutex::default() })
+        Arc::new(Self {
+            sources,
+            started: Instant::now(),
+            node,
+            http: Mutex::default(),
+            haproxy: Mutex::default(),
+            pace: Pace::default(),
+        })
     }
 
     /// Answers on the Unix socket, and on TCP as the configuration says, until `shutdown`.
     pub async fn serve(self: Arc<Self>, socket: AdminSocket, shutdown: CancellationToken) {
         let api = serve(socket, api::router(self.clone()), BOUNDS, shutdown.clone());
         let haproxy = haproxy::supervise(self.clone(), shutdown.clone());
-        let http = http::supervise(self, shutdown);
-        tokio::join!(api, haproxy, http);
+        let http = http::supervise(self.clone(), shutdown.clone());
+        let pace = Pace::keep(self, shutdown);
+        tokio::join!(api, haproxy, http, pace);
+    }
+
+    /// Every live connection, in no order.
+    fn flows(&self) -> Vec<FlowView> {
+        let mut flows = self.sources.kernel.flows();
+        flows.extend(self.sources.connections.flows());
+        flows
     }
 
     /// What `by` wants of one backend, whichever door it came by. Runs off the async threads.
@@ -136,6 +154,10 @@ impl Admin {
     async fn read<T: Send + 'static>(self: Arc<Self>, read: fn(&Self) -> T) -> Result<T, tokio::task::JoinError> {
         tokio::task::spawn_blocking(move || read(&self)).await
     }
+}
+
+fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// A reload resolves names and opens sockets within the time of a request.

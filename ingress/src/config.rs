@@ -362,7 +362,7 @@ pub struct AdminConfig {
     pub socket: PathBuf,
     /// A second one that speaks as HAProxy's.
     pub haproxy_socket: Option<HaproxySocketConfig>,
-    /// `/metrics` and `/stats`; `None`: no TCP listener.
+    /// `/metrics` and the dashboard; `None`: no TCP listener.
     pub http: Option<AdminHttpConfig>,
 }
 
@@ -539,6 +539,6 @@ impl Default for AdminConfig {
 }
 
 impl AdminHttpConfig {
-    /// Where the stats page stands unless told otherwise.
+    /// Where the dashboard stands unless told otherwise.
     pub const DEFAULT_BIND: SocketAddr = defaults::ADMIN_HTTP_BIND;
 }

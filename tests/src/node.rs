@@ -466,9 +466,9 @@ fn path_value(path: &Path) -> Value {
     Value::from(path.display().to_string())
 }
 
-/// User and password of the stats page, which the daemon reads from `INGRESS_STATS_USER` and `INGRESS_STATS_PASSWORD`.
+/// User and password of the dashboard, which the daemon reads from `INGRESS_STATS_USER` and `INGRESS_STATS_PASSWORD`.
 pub const STATS_LOGIN: (&str, &str) = ("operator", "correct horse");
-/// Where the node serves `/metrics` and `/stats`, on loopback.
+/// Where the node serves `/metrics` and the dashboard, on loopback.
 pub const ADMIN_PORT: u16 = 8404;
 /// How many lines a failed test shows.
 const TAIL: usize = 30;

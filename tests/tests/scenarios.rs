@@ -31,6 +31,7 @@ mod scenarios {
     mod s1_transfer;
     mod s1_upgrade;
     mod s1_when_idle;
+    mod s2_dashboard;
     mod s2_polling;
     mod s3_admin_socket;
     mod s4_ddns;

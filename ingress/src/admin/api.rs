@@ -114,9 +114,9 @@ pub struct ErrorBody {
 }
 
 #[derive(Debug)]
-struct ApiError(StatusCode, String);
+pub(super) struct ApiError(pub(super) StatusCode, pub(super) String);
 
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
@@ -182,8 +182,7 @@ async fn flows(State(admin): State<Arc<Admin>>, query: Result<Query<FlowQuery>, 
     let limit = query.limit.unwrap_or(usize::MAX);
     let filter = FlowFilter::from(query);
     let list = tokio::task::spawn_blocking(move || {
-        let mut flows = admin.sources.kernel.flows();
-        flows.extend(admin.sources.connections.flows());
+        let mut flows = admin.flows();
         flows.retain(|flow| filter.matches(flow));
         flows.sort_unstable_by(|a, b| a.age.total_cmp(&b.age));
         let total = flows.len();

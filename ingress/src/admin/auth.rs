@@ -1,14 +1,15 @@
-//! Who may see the stats page: HTTP basic auth (RFC 7617) with user and password from the environment.
+//! Who may see the dashboard: HTTP basic auth (RFC 7617) with user and password from the environment.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq;
 
+use super::dashboard::Visitor;
 use crate::config::BasicAuthEnv;
 
 /// Decided once per configuration.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum StatsAuth {
+pub(super) enum Login {
     /// The configuration asks for no password.
     Open,
     Password {
@@ -27,7 +28,7 @@ pub(super) enum Denied {
     Unset { variables: Vec<String> },
 }
 
-impl StatsAuth {
+impl Login {
     /// `lookup` is the environment. An empty value counts as not set: it would be no password.
     pub(super) fn new(config: Option<&BasicAuthEnv>, lookup: impl Fn(&str) -> Option<String>) -> Self {
         let Some(BasicAuthEnv { username_env, password_env }) = config else {
@@ -45,16 +46,16 @@ impl StatsAuth {
     }
 
     /// `header`: the value of `Authorization`.
-    pub(super) fn check(&self, header: Option<&[u8]>) -> Result<(), Denied> {
+    pub(super) fn check(&self, header: Option<&[u8]>) -> Result<Visitor, Denied> {
         match self {
-            Self::Open => Ok(()),
+            Self::Open => Ok(Visitor(None)),
             Self::Unset { variables } => Err(Denied::Unset { variables: variables.clone() }),
             Self::Password { user, password } => {
                 let (given_user, given_password) = header.and_then(credentials).unwrap_or_default();
                 // Both are always compared, so the time tells neither of them.
                 let right =
                     user.as_bytes().ct_eq(given_user.as_bytes()) & password.as_bytes().ct_eq(given_password.as_bytes());
-                if bool::from(right) { Ok(()) } else { Err(Denied::WrongPassword) }
+                if bool::from(right) { Ok(Visitor(Some(user.clone()))) } else { Err(Denied::WrongPassword) }
             }
         }
     }
@@ -78,8 +79,8 @@ mod tests {
         BasicAuthEnv { username_env: "STATS_USER".into(), password_env: "STATS_PASSWORD".into() }
     }
 
-    fn auth(password: Option<&'static str>) -> StatsAuth {
-        StatsAuth::new(Some(&config()), |name| match name {
+    fn auth(password: Option<&'static str>) -> Login {
+        Login::new(Some(&config()), |name| match name {
             "STATS_USER" => Some("admin".to_owned()),
             "STATS_PASSWORD" => password.map(str::to_owned),
             other => panic!("{other} was asked for"),
@@ -92,9 +93,10 @@ mod tests {
 
     #[test]
     fn the_right_user_and_password_get_in() {
-        assert_eq!(auth(Some("se:cret")).check(Some(&basic("admin:se:cret"))), Ok(()));
+        let admin = Ok(Visitor(Some("admin".into())));
+        assert_eq!(auth(Some("se:cret")).check(Some(&basic("admin:se:cret"))), admin);
         let lower_case = [b"basic ".as_slice(), STANDARD.encode("admin:pw").as_bytes()].concat();
-        assert_eq!(auth(Some("pw")).check(Some(&lower_case)), Ok(()));
+        assert_eq!(auth(Some("pw")).check(Some(&lower_case)), admin);
     }
 
     #[test]
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn without_basic_auth_in_the_configuration_the_page_is_open() {
-        assert_eq!(StatsAuth::new(None, |_| None).check(None), Ok(()));
+    fn without_basic_auth_in_the_configuration_the_page_is_open_to_nobody_in_particular() {
+        assert_eq!(Login::new(None, |_| None).check(None), Ok(Visitor(None)));
     }
 }

@@ -1,4 +1,5 @@
-//! The TCP side: `/metrics`, the stats page, `/healthz` and `/readyz`. Reads only; nothing here can change the daemon.
+//! The TCP side: `/metrics`, the dashboard, `/healthz` and `/readyz`. The dashboard's orders about backends are the only
+//! thing that changes anything, and need a password.
 //!
 //! An address that cannot be bound is retried and shown in `ingress status`; it never keeps the daemon from serving.
 
@@ -16,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::{Denied, StatsAuth};
-use super::{Admin, BOUNDS, HttpStatus, stats_page};
+use super::auth::{Denied, Login};
+use super::{Admin, BOUNDS, HttpStatus, dashboard};
 use crate::config::AdminHttpConfig;
 use crate::metrics::CONTENT_TYPE;
 use crate::serve::{bind_tcp, serve};
@@ -52,9 +53,9 @@ fn start(admin: &Arc<Admin>, config: Option<&AdminHttpConfig>, until: &Cancellat
     let bind = config.map_or(&[][..], |config| &config.bind);
     *admin.http.lock() = bind.iter().map(|bind| HttpStatus { bind: *bind, error: None }).collect();
     let Some(config) = config else { return addresses };
-    let auth = StatsAuth::new(config.basic_auth.as_ref(), |name| std::env::var(name).ok());
-    if let StatsAuth::Unset { variables } = &auth {
-        tracing::warn!(?variables, "the stats page answers nobody until these environment variables are set");
+    let auth = Login::new(config.basic_auth.as_ref(), |name| std::env::var(name).ok());
+    if let Login::Unset { variables } = &auth {
+        tracing::warn!(?variables, "the dashboard answers nobody until these environment variables are set");
     }
     let router = router(admin.clone(), auth);
     for bind in &config.bind {
@@ -79,7 +80,7 @@ async fn listen(admin: Arc<Admin>, bind: SocketAddr, router: Router, until: Canc
         }
     };
     admin.http_state(bind, None);
-    tracing::info!(%bind, "metrics and stats page");
+    tracing::info!(%bind, "metrics and dashboard");
     serve(listener, router, BOUNDS, until).await;
 }
 
@@ -94,20 +95,17 @@ impl Admin {
     }
 }
 
-fn router(admin: Arc<Admin>, auth: StatsAuth) -> Router {
-    let stats = Router::new()
-        .route("/stats.json", get(stats_page::data))
-        .with_state(admin.clone())
-        .merge(stats_page::assets())
-        .layer(middleware::from_fn_with_state(Arc::new(auth), require_password));
+fn router(admin: Arc<Admin>, auth: Login) -> Router {
+    let dashboard =
+        dashboard::router(admin.clone()).layer(middleware::from_fn_with_state(Arc::new(auth), require_password));
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .with_state(admin)
-        .merge(stats)
-        .fallback(|| async { (StatusCode::NOT_FOUND, "try /stats or /metrics\n") })
-        .layer(middleware::map_response(stats_page::add_headers))
+        .merge(dashboard)
+        .fallback(|| async { (StatusCode::NOT_FOUND, "try /dashboard or /metrics\n") })
+        .layer(middleware::map_response(dashboard::add_headers))
 }
 
 pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
@@ -127,18 +125,21 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-async fn require_password(State(auth): State<Arc<StatsAuth>>, request: Request, next: Next) -> Response {
+async fn require_password(State(auth): State<Arc<Login>>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
     match auth.check(header) {
-        Ok(()) => next.run(request).await,
+        Ok(visitor) => {
+            request.extensions_mut().insert(visitor);
+            next.run(request).await
+        }
         Err(Denied::WrongPassword) => {
-            let challenge = [(header::WWW_AUTHENTICATE, r#"Basic realm="ingress stats", charset="UTF-8""#)];
+            let challenge = [(header::WWW_AUTHENTICATE, r#"Basic realm="ingress", charset="UTF-8""#)];
             (StatusCode::UNAUTHORIZED, challenge, "user and password, please\n").into_response()
         }
         Err(Denied::Unset { variables }) => {
             let variables = variables.join(" and ");
             let why = format!(
-                "The stats page is closed: admin.http.basic_auth names {variables}, which the daemon's environment does \
+                "The dashboard is closed: admin.http.basic_auth names {variables}, which the daemon's environment does \
                  not hold.\nSet it, for example in /etc/ingress/ingress.env, and restart ingress.\n"
             );
             (StatusCode::SERVICE_UNAVAILABLE, why).into_response()

@@ -83,7 +83,7 @@ fn served(snapshot: &Snapshot) -> Vec<RouteView> {
         lease: None,
         listeners,
         pool: Some(pool.to_string()),
-        up: snapshot.pools.get(pool).map(|pool| pool.all().filter(|b| b.is_up() && b.is_resolved()).count()),
+        up: snapshot.pools.get(pool).map(|pool| pool.all().filter(|b| b.takes_connections()).count()),
         state: SERVED.to_owned(),
         why: None,
     };
@@ -138,6 +138,10 @@ fn unserved(provider: &ProviderState) -> Vec<RouteView> {
 }
 
 impl RouteView {
+    pub(super) fn is_served(&self) -> bool {
+        self.state == SERVED
+    }
+
     fn of(mut self, owner: Option<&Owner>) -> Self {
         self.set_owner(owner);
         self
@@ -159,6 +163,6 @@ impl RoutesQuery {
         };
         provider.as_ref().is_none_or(|provider| *provider == route.provider)
             && matching.as_ref().is_none_or(contains)
-            && (!unserved || route.state != SERVED)
+            && (!unserved || !route.is_served())
     }
 }

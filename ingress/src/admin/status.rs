@@ -1,4 +1,4 @@
-//! One page of everything: what `ingress status` prints and the stats page draws. The CLI reads it back with these types.
+//! One page of everything: what `ingress status` prints. The CLI reads it back with these types.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -209,7 +209,7 @@ impl Admin {
         }
     }
 
-    fn config(&self) -> ConfigStatus {
+    pub(super) fn config(&self) -> ConfigStatus {
         let generation = self.sources.snapshots.borrow().generation.0;
         let ConfigState { path, source, loaded_at, last_error, text: _ } = self.sources.config.borrow().clone();
         ConfigStatus {
@@ -263,7 +263,7 @@ impl ConnectionSummary {
         self.open_kernel + self.open_relay + self.opening
     }
 
-    fn of<'a>(listeners: impl Iterator<Item = &'a ListenerCounts>) -> Self {
+    pub(super) fn of<'a>(listeners: impl Iterator<Item = &'a ListenerCounts>) -> Self {
         let mut sum = Self::default();
         for listener in listeners {
             let ListenerCounts { accepted_total, handed_off_total, handed_off_later_total, .. } = listener;

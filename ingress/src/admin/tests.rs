@@ -182,9 +182,9 @@ async fn metrics_are_open_and_whole() {
 }
 
 #[tokio::test]
-async fn the_stats_page_without_its_password_variables_is_closed_and_says_which() {
+async fn the_dashboard_without_its_password_variables_is_closed_and_says_which() {
     let (_daemon, at) = http_daemon(Some(unset_variables())).await;
-    for path in ["/stats", "/stats.json", "/stats/page.js"] {
+    for path in ["/dashboard", "/dashboard/api/overview", "/dashboard/app.js"] {
         let answer = tcp(at, &format!("GET {path}"), "\r\nAuthorization: Basic Og==").await;
         assert_eq!(answer.status, 503, "{path}");
         assert!(answer.body.contains("INGRESS_TEST_UNSET_PASSWORD"), "{}", answer.body);
@@ -192,35 +192,103 @@ async fn the_stats_page_without_its_password_variables_is_closed_and_says_which(
 }
 
 #[tokio::test]
-async fn the_stats_page_asks_for_the_password() {
-    // Variables that every test run has; their values are the password.
-    let variable = |name: &str| (name.to_owned(), std::env::var(name).expect("cargo sets it"));
-    let (user, password) = (variable("CARGO_PKG_NAME"), variable("CARGO_PKG_VERSION"));
-    let auth = BasicAuthEnv { username_env: user.0, password_env: password.0 };
-    let (_daemon, at) = http_daemon(Some(auth)).await;
-    let refused = tcp(at, "GET /stats.json", "").await;
-    assert_eq!(refused.status, 401);
-    assert!(refused.head.contains("www-authenticate: basic realm="), "{}", refused.head);
+async fn the_dashboard_asks_for_the_password_and_knows_who_came() {
+    let (variables, login) = set_variables();
+    let (_daemon, at) = http_daemon(Some(variables)).await;
+    for path in ["/dashboard", "/dashboard/api/overview", "/dashboard/api/flows"] {
+        let refused = tcp(at, &format!("GET {path}"), "").await;
+        assert_eq!(refused.status, 401, "{path}");
+        assert!(refused.head.contains("www-authenticate: basic realm="), "{}", refused.head);
+    }
+    let overview = tcp(at, "GET /dashboard/api/overview", &login).await;
+    assert_eq!(overview.status, 200);
+    let overview = overview.json();
+    assert_eq!(overview["session"]["user"], env!("CARGO_PKG_NAME"));
+    assert_eq!(overview["connections"]["open_relay"], 2);
+    let flows = tcp(at, "GET /dashboard/api/flows?mode=relay", &login).await.json();
+    assert_eq!((&flows["matching"], &flows["all"], &flows["rows"][0]["id"]), (&json!(1), &json!(3), &json!(3)));
+}
 
-    use base64::Engine;
-    let right = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", user.1, password.1));
-    let page = tcp(at, "GET /stats.json", &format!("\r\nAuthorization: Basic {right}")).await;
-    assert_eq!(page.status, 200);
-    assert_eq!(page.json()["status"]["connections"]["open_relay"], 2);
+#[tokio::test]
+async fn without_a_password_nobody_sees_who_is_connected() {
+    let (_daemon, at) = http_daemon(None).await;
+    let flows = tcp(at, "GET /dashboard/api/flows", "").await;
+    assert_eq!(flows.status, 403);
+    assert!(flows.body.contains("admin.http.basic_auth"), "{}", flows.body);
+    assert!(!flows.body.contains("192.0.2.100"), "{}", flows.body);
+    assert_eq!(tcp(at, "GET /dashboard/api/overview", "").await.json()["session"]["user"], Value::Null);
+}
+
+#[tokio::test]
+async fn lists_are_searched_here_and_come_in_pages() {
+    let (_daemon, at) = http_daemon(None).await;
+    let pools = tcp(at, "GET /dashboard/api/pools?q=192.0.2.7", "").await.json();
+    assert_eq!((&pools["matching"], &pools["rows"][0]["name"]), (&json!(1), &json!("app")));
+    assert_eq!(tcp(at, "GET /dashboard/api/pools?q=nowhere", "").await.json()["rows"], json!([]));
+    let routes = tcp(at, "GET /dashboard/api/routes?state=unserved&page=7", "").await.json();
+    assert_eq!((&routes["page"], &routes["pages"]), (&json!(0), &json!(1)));
+    for typo in ["routes?sate=down", "pools?state=dwon", "flows?oder=newest"] {
+        let refused = tcp(at, &format!("GET /dashboard/api/{typo}"), "").await;
+        assert_eq!(refused.status, 400, "{typo}: {}", refused.body);
+    }
+}
+
+#[tokio::test]
+async fn an_order_needs_the_password_our_own_page_and_its_token() {
+    let (variables, login) = set_variables();
+    let (_daemon, at) = http_daemon(Some(variables)).await;
+    let token = tcp(at, "GET /dashboard/api/overview", &login).await.json()["session"]["token"].clone();
+    let token = format!("\r\nX-Ingress-Token: {}", token.as_str().expect("a token"));
+    let drain = async |backend: &str, headers: &str| {
+        let io = TcpStream::connect(at).await.expect("connect");
+        let path = format!("POST /dashboard/api/pools/app/backends/{backend} HTTP/1.1{headers}");
+        exchange(io, &path, r#"{"state": "drain"}"#).await
+    };
+    let backend = "192.0.2.7%3A443";
+    // `exchange` calls itself `test`.
+    let own = "\r\nOrigin: http://test";
+    let done = drain(backend, &format!("{login}{token}{own}")).await;
+    assert_eq!(done.status, 200, "{}", done.body);
+    let by = concat!(env!("CARGO_PKG_NAME"), " (127.0.0.1, dashboard)");
+    assert_eq!(done.json()["change"]["by"], by, "{}", done.body);
+    assert_eq!(drain("nobody", &format!("{login}{token}{own}")).await.status, 404);
+    assert_eq!(drain(backend, &format!("{token}{own}")).await.status, 401);
+    assert_eq!(drain(backend, &format!("{login}{own}")).await.status, 403);
+    assert_eq!(drain(backend, &format!("{login}{token}")).await.status, 403);
+    assert_eq!(drain(backend, &format!("{login}{token}\r\nOrigin: http://evil.example.com")).await.status, 403);
+}
+
+#[tokio::test]
+async fn without_a_password_nothing_can_be_ordered() {
+    let (_daemon, at) = http_daemon(None).await;
+    assert_eq!(tcp(at, "GET /dashboard/api/overview", "").await.json()["session"]["token"], Value::Null);
+    let headers = "\r\nOrigin: http://test\r\nX-Ingress-Token: ";
+    let refused = tcp(at, "POST /dashboard/api/pools/app/backends/192.0.2.7%3A443", headers).await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.body.contains("read-only"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn old_addresses_lead_to_the_dashboard() {
+    let (_daemon, at) = http_daemon(None).await;
+    for path in ["/", "/stats"] {
+        let moved = tcp(at, &format!("GET {path}"), "").await;
+        assert!(moved.head.contains("location: dashboard"), "{path}: {}", moved.head);
+    }
 }
 
 #[tokio::test]
 async fn the_page_may_run_its_own_files_only_and_needs_no_inline_code() {
     let (_daemon, at) = http_daemon(None).await;
-    let page = tcp(at, "GET /stats", "").await;
+    let page = tcp(at, "GET /dashboard", "").await;
     assert!(page.head.contains("content-security-policy: default-src 'none'"), "{}", page.head);
     assert!(!page.head.contains("unsafe"), "{}", page.head);
     for inline in ["<script>", "<style", " style=", " onclick=", " onload="] {
         assert!(!page.body.contains(inline), "{inline} in the page");
     }
-    let linked = page.body.split(['"', '\'']).filter(|part| part.starts_with("stats/"));
+    let linked = page.body.split(['"', '\'']).filter(|part| part.starts_with("dashboard/"));
     let linked: Vec<&str> = linked.collect();
-    assert!(linked.len() >= 3, "style, script and icon: {linked:?}");
+    assert!(linked.len() >= 5, "styles, script and icon: {linked:?}");
     for path in linked {
         assert_eq!(tcp(at, &format!("GET /{path}"), "").await.status, 200, "{path}");
     }
@@ -283,6 +351,16 @@ async fn shutdown_closes_the_doors_and_removes_the_socket() {
     daemon.shutdown.cancel();
     wait_until("the socket's file is gone", async || !daemon.socket.exists()).await;
     wait_until("the port is closed", async || TcpStream::connect(at).await.is_err()).await;
+}
+
+/// Variables that every test run has, and the header of who knows their values.
+fn set_variables() -> (BasicAuthEnv, String) {
+    use base64::Engine;
+    let [(user, name), (password, secret)] = ["CARGO_PKG_NAME", "CARGO_PKG_VERSION"]
+        .map(|variable| (variable.to_owned(), std::env::var(variable).expect("cargo sets it")));
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{secret}"));
+    let variables = BasicAuthEnv { username_env: user, password_env: password };
+    (variables, format!("\r\nAuthorization: Basic {login}"))
 }
 
 fn unset_variables() -> BasicAuthEnv {

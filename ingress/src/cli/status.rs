@@ -60,7 +60,7 @@ pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         writeln!(out, "\nadmin http")?;
         for address in http {
             match &address.error {
-                None => writeln!(out, "  http://{}/stats", address.bind)?,
+                None => writeln!(out, "  http://{}/dashboard", address.bind)?,
                 Some(error) => writeln!(out, "  {}: not bound, tried again: {error}", address.bind)?,
             }
         }

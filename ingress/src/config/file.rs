@@ -200,7 +200,7 @@ pub(super) struct FileAdmin {
     /// A second Unix socket that understands HAProxy's commands, for tools and runbooks that know those.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) haproxy_socket: Option<Located<FileHaproxySocket>>,
-    /// `/metrics` and `/stats` over HTTP. Without it there is no such port.
+    /// `/metrics` and the dashboard over HTTP. Without it there is no such port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) http: Option<Located<FileAdminHttp>>,
 }
@@ -236,7 +236,7 @@ pub(super) struct FileAdminHttp {
     /// Address and port, or a list of them.
     #[serde(default = "default_admin_http_bind")]
     pub(super) bind: OneOrMany<Located<Bind>>,
-    /// Ask for user and password.
+    /// Ask for user and password. Without it the dashboard is read-only.
     pub(super) basic_auth: Option<Located<FileBasicAuth>>,
 }
 

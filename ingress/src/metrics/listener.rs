@@ -146,7 +146,7 @@ impl ListenerMetrics {
         self.progress(&end.info.pool, all.since(reported));
     }
 
-    /// For `ingress status` and the stats page.
+    /// For `ingress status` and the dashboard.
     pub fn counts(&self) -> ListenerCounts {
         let open = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
         let pools = self.pools.read();

@@ -1,11 +1,11 @@
-//! What an operator sees and does: status, flows, kill, metrics, the stats page, the config check.
+//! What an operator sees and does: status, flows, kill, metrics, the config check.
 
 use anyhow::{Context as _, Result};
-use ingress_tests::node::{ADMIN_PORT, ingress};
+use ingress_tests::node::ingress;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
 use ingress_tests::wait::{PATIENCE, wait_until};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 #[test]
 fn status_shows_the_kernel_path_on_every_device_that_carries_traffic() -> Result<()> {
@@ -70,35 +70,6 @@ fn log_and_metrics_count_the_bytes_that_the_client_counts() -> Result<()> {
     })?;
     assert_eq!(node.metric("ingress_connections_total", &[])?, 1.0);
     assert_eq!(node.metric("ingress_handoffs_total", &[])?, 1.0);
-    Ok(())
-}
-
-#[test]
-fn stats_page_asks_for_the_password_from_the_environment() -> Result<()> {
-    require!("nginx", "curl");
-    let s1 = S1::start()?;
-    let mut config = s1.config();
-    let auth = json!({ "username_env": "INGRESS_STATS_USER", "password_env": "INGRESS_STATS_PASSWORD" });
-    config["admin"]["http"]["basic_auth"] = auth;
-    let _node = s1.node_with(config)?;
-    let (user, password) = ingress_tests::node::STATS_LOGIN;
-    let get = |page: &str, login: &str| -> Result<(String, String)> {
-        let url = format!("http://127.0.0.1:{ADMIN_PORT}/{page}");
-        let args = ["--silent", "--max-time", "10", "--write-out", "\n%{http_code}", "--user", login, &url];
-        let answer = s1.lab.proxy.ns.run("curl", &args)?;
-        let (body, status) = answer.rsplit_once('\n').context("curl wrote the status")?;
-        Ok((status.into(), body.into()))
-    };
-    let good = format!("{user}:{password}");
-    for page in ["stats", "stats.json"] {
-        assert_eq!(get(page, &format!("{user}:wrong"))?.0, "401", "{page}");
-    }
-    let (status, page) = get("stats", &good)?;
-    assert_eq!(status, "200");
-    assert!(page.contains("<html") && page.contains("stats/page.js"), "{page}");
-    let (status, numbers) = get("stats.json", &good)?;
-    assert_eq!(status, "200");
-    assert!(numbers.contains("\"monitoring\""), "{numbers}");
     Ok(())
 }
 
