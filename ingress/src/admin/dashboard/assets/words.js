@@ -17,6 +17,8 @@ export const WORDS = {
   full: "all kernel slots taken",
   ports: "no free source port",
   error: "a system call failed",
+  when_idle: "not quiet yet when it began",
+  route: "routing rules lead spliced packets another way",
   // why one is refused
   unknown_sni: "no route for this name",
   no_routes_yet: "a provider has not spoken yet",
@@ -40,14 +42,16 @@ export const WORDS = {
   backend_reset: "backend reset it",
   idle_timeout: "nothing said for too long",
   backend_down: "backend went down",
+  demoted: "backend is not the primary any more",
   route_removed: "route removed",
   device_gone: "its network device is gone",
   maintenance: "its backend is in maintenance",
   killed: "ended by an operator",
+  keepalive: "one end did not answer",
   daemon_stopped: "daemon stopped",
 };
 
-const GOOD = ["up", "listening", "unchecked", "good", "served", "kernel", "ready"];
+const GOOD = ["up", "listening", "unchecked", "standby", "good", "served", "kernel", "ready"];
 const BAD = ["down", "degraded", "failing", "conflict"];
 
 // How a word of state is coloured: `good`, `bad` or `warn`.
