@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::balance::{BackendOrder, OrderError, Ordered};
 use crate::dataplane::view::KernelStatus;
 use crate::ddns::view::DnsRecordView;
+use crate::etcd::view::EtcdStatus;
 use crate::flow::{FlowCommand, FlowView};
 use crate::metrics::Metrics;
 use crate::peers::view::PeersStatus;
@@ -93,6 +94,8 @@ pub struct Sources {
     pub peers: PeersDoor,
     pub administer: Administer,
     pub dns_records: DnsRecords,
+    /// `None`: there is no shared store.
+    pub etcd: Box<dyn Fn() -> Option<EtcdStatus> + Send + Sync>,
     /// Cancelled when the daemon takes no new connections: `/readyz` says so.
     pub draining: CancellationToken,
     /// An operator's wish that this node takes no new connections. Whoever brings connections here follows it: the listeners do.

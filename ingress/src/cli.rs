@@ -7,6 +7,7 @@ mod client;
 mod ddns;
 mod diff;
 mod drain;
+mod etcd;
 mod flows;
 mod import;
 mod local;

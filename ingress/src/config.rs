@@ -10,6 +10,7 @@ mod ddns;
 mod decode;
 mod defaults;
 mod document;
+mod etcd;
 mod file;
 mod load;
 mod networks;
@@ -36,6 +37,7 @@ pub(crate) use self::checks::share_a_port;
 pub use self::ddns::{AddressSource, DdnsApi, DdnsConfig, DdnsProvider, DdnsZone};
 pub use self::defaults::STATE_DIR;
 pub use self::document::{decode_yaml, read_yaml};
+pub use self::etcd::{EtcdConfig, EtcdIdentity, EtcdLogin};
 pub use self::load::{LoadError, Loaded, load, parse};
 pub use self::networks::Networks;
 pub use self::peers::PeersConfig;
@@ -60,6 +62,8 @@ pub struct Config {
     pub peers: Option<PeersConfig>,
     /// `None`: this node keeps no DNS records.
     pub ddns: Option<DdnsConfig>,
+    /// A store that this node shares with others. Not together with `peers`.
+    pub etcd: Option<EtcdConfig>,
     pub limits: Limits,
     pub admin: AdminConfig,
     pub kernel: KernelConfig,

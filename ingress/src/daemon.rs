@@ -25,6 +25,7 @@ use crate::admin::{Admin, AdminSocket, Sources};
 use crate::config::LoadError;
 use crate::control::{Control, Doors};
 use crate::dataplane::Kernel;
+use crate::etcd::Store;
 use crate::flow::{FlowCommand, FlowFilter};
 use crate::l4::Plane;
 use crate::l4::ends::Ends;
@@ -109,7 +110,9 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     let administration = control.administration();
     let mesh = Mesh::new(config.peers.clone(), config.state_dir.clone());
     tasks.spawn(mesh.clone().run(stop.clone()));
-    tasks.spawn(providers::run(snapshots.clone(), metrics.clone(), say, mesh.clone(), stop.clone()));
+    let store = Store::new(config.etcd.clone());
+    tasks.spawn(store.clone().run(stop.clone()));
+    tasks.spawn(providers::run(snapshots.clone(), metrics.clone(), say, mesh.clone(), store.clone(), stop.clone()));
     let doors = Doors { requests, updates, commands: commands.clone() };
     tasks.spawn(reporting("control", control.run(doors, stop.clone())));
 
@@ -137,6 +140,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
         administer: views::administer(administration.clone()),
         peers: views::peers(mesh),
         dns_records: views::dns_records(records.clone()),
+        etcd: Box::new(move || store.status()),
         preview: views::preview(snapshots.clone(), config_state.clone(), provider_states.clone()),
         draining: draining.clone(),
         drain: drain_order,

@@ -8,6 +8,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod ddns;
+pub mod etcd;
 pub mod flow;
 pub mod health;
 pub mod import;

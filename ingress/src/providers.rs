@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{ProviderConfig, ProviderSource};
+use crate::etcd::Store;
 use crate::metrics::Metrics;
 use crate::peers::Mesh;
 use crate::route::{Contribution, ProviderName, ProviderUpdate};
@@ -34,6 +35,7 @@ pub async fn run(
     metrics: Arc<Metrics>,
     updates: mpsc::Sender<ProviderUpdate>,
     mesh: Mesh,
+    store: Store,
     shutdown: CancellationToken,
 ) {
     let mut running: BTreeMap<ProviderName, (ProviderConfig, AbortOnDropHandle<()>)> = BTreeMap::new();
@@ -49,7 +51,8 @@ pub async fn run(
         for (name, provider) in &config.providers {
             running.entry(name.clone()).or_insert_with(|| {
                 let outlet = Outlet::new(name, provider, &config.state_dir, updates.clone());
-                let task = provide(provider.clone(), outlet, snapshots.clone(), metrics.clone(), mesh.clone());
+                let task =
+                    provide(provider.clone(), outlet, snapshots.clone(), metrics.clone(), mesh.clone(), store.clone());
                 let task = tokio::spawn(task);
                 (provider.clone(), AbortOnDropHandle::new(task))
             });
@@ -67,13 +70,14 @@ async fn provide(
     snapshots: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
     mesh: Mesh,
+    store: Store,
 ) {
     match config.source.clone() {
         ProviderSource::Registry(source) => registry::run(config, source, outlet).await,
         ProviderSource::File(source) => file::run(config, source, outlet).await,
         ProviderSource::HttpPoll(source) => http_poll::run(config, source, outlet).await,
         ProviderSource::Registration(source) => {
-            registration::run(config, source, outlet, snapshots, metrics, mesh).await
+            registration::run(config, source, outlet, snapshots, metrics, mesh, store).await
         }
     }
 }

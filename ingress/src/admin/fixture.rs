@@ -70,6 +70,7 @@ impl Daemon {
             },
             administer: Box::new(fake_administer),
             dns_records: Box::new(Vec::new),
+            etcd: Box::new(|| None),
             draining: draining.clone(),
             drain: watch::channel(false).0,
         });

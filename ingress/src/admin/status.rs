@@ -10,8 +10,9 @@ use super::{Admin, ConfigState, ProviderStatus};
 use crate::balance::{AdminState, BackendView, PoolView, PrimaryView};
 use crate::dataplane::view::KernelStatus;
 use crate::ddns::view::DnsRecordView;
+use crate::etcd::view::EtcdStatus;
 use crate::l4::outcome::RelayReason;
-use crate::metrics::scrape::{ListenerGauge, PeerGauge, is_up};
+use crate::metrics::scrape::{EtcdGauge, ListenerGauge, PeerGauge, is_up};
 use crate::metrics::{ListenerCounts, Scrape, process::ProcessUse};
 use crate::peers::view::{PeerStatus, PeersStatus};
 use crate::route::ListenerName;
@@ -35,6 +36,9 @@ pub struct Status {
     /// That this node keeps.
     #[serde(default)]
     pub dns_records: Vec<DnsRecordView>,
+    /// `None`: there is no shared store.
+    #[serde(default)]
+    pub etcd: Option<EtcdStatus>,
     pub kernel: KernelStatus,
     pub listeners: Vec<ListenerStatus>,
     pub pools: Vec<PoolSummary>,
@@ -148,6 +152,7 @@ impl Admin {
             providers: self.providers(),
             peers: (self.sources.peers.status)(),
             dns_records: (self.sources.dns_records)(),
+            etcd: (self.sources.etcd)(),
             connections: ConnectionSummary::of(listeners.iter().map(|l| &l.counts)),
             kernel,
             listeners,
@@ -204,6 +209,7 @@ impl Admin {
             providers: self.providers().iter().map(ProviderStatus::gauge).collect(),
             peers: (self.sources.peers.status)().map(peer_gauges).unwrap_or_default(),
             dns_records: (self.sources.dns_records)(),
+            etcd: (self.sources.etcd)().map(etcd_gauge),
             process: ProcessUse::read(),
             started: self.sources.metrics.started(),
         }
@@ -231,6 +237,18 @@ fn peer_gauges(peers: PeersStatus) -> Vec<PeerGauge> {
         clock_skew,
     };
     peers.peers.into_iter().map(gauge).collect()
+}
+
+fn etcd_gauge(status: EtcdStatus) -> EtcdGauge {
+    let EtcdStatus { connected, revision, waiting, resyncs, claims_lost, nodes, .. } = status;
+    EtcdGauge {
+        connected: connected.is_some(),
+        revision: u64::try_from(revision).unwrap_or_default(),
+        waiting: waiting as u64,
+        resyncs,
+        claims_lost,
+        nodes: nodes.len() as u64,
+    }
 }
 
 impl ConfigStatus {

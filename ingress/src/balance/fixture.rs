@@ -70,6 +70,7 @@ pub(crate) fn snapshot(pools: impl IntoIterator<Item = Pool>) -> Arc<Snapshot> {
         providers: BTreeMap::new(),
         peers: None,
         ddns: None,
+        etcd: None,
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),

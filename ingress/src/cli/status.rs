@@ -5,11 +5,10 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::client::Client;
-use super::ddns;
-use super::peer;
 use super::pools::primary_line;
 use super::text::{Column, Table, age, bytes, count, percent, plural};
 use super::{Global, Outcome, print_json};
+use super::{ddns, etcd, peer};
 use crate::admin::routing::{ProviderStatus, UnservedItem};
 use crate::admin::status::{ConnectionSummary, ListenerStatus, PoolSummary, Status};
 use crate::dataplane::view::{AdmissionStatus, KernelStatus, PortStatus};
@@ -23,9 +22,8 @@ pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Ou
 }
 
 pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    let Status { version, pid, uptime, node, ready, drained, config, providers, peers, dns_records, kernel, .. } =
-        status;
-    let Status { listeners, pools, connections, http, haproxy_socket, .. } = status;
+    let Status { version, pid, uptime, node, ready, drained, config, providers, kernel, .. } = status;
+    let Status { peers, etcd, dns_records, listeners, pools, connections, http, haproxy_socket, .. } = status;
     let ready = match (ready, drained) {
         (_, true) => "DRAINING, takes no new connections",
         (true, false) => "ready",
@@ -46,6 +44,9 @@ pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         peer::write(out, peers)?;
     }
     ddns::write(out, dns_records)?;
+    if let Some(etcd) = etcd {
+        etcd::write(out, etcd)?;
+    }
     write_kernel(out, kernel)?;
     write_connections(out, connections)?;
     write_listeners(out, listeners)?;

@@ -4,6 +4,7 @@
 
 mod admission;
 mod ddns;
+mod etcd;
 mod peers;
 mod pool;
 mod provider;
@@ -62,6 +63,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         providers,
         peers,
         ddns,
+        etcd,
         limits,
         admin,
         kernel,
@@ -102,6 +104,11 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
             (name, provider)
         })
         .collect();
+    if let (Some(etcd), Some(_)) = (&etcd, &peers) {
+        let message = "there is `peers` too; registrations have one home: write one of the two";
+        report.error(At::Key(etcd.node), message, None);
+    }
+    let etcd = etcd.map(|etcd| etcd::convert_etcd(etcd, report));
     let peers = peers.and_then(|peers| peers::convert_peers(peers, &mut binds, report));
     let ddns = ddns.map(|ddns| ddns::convert_ddns(ddns, report));
     let config = Config {
@@ -111,6 +118,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         providers,
         peers,
         ddns,
+        etcd,
         limits: convert_limits(&limits),
         admin: convert_admin(admin, &mut binds, report),
         kernel,

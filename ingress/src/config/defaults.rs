@@ -48,5 +48,7 @@ pub(super) const ACK_TIMEOUT: Duration = Duration::from_millis(200);
 pub(super) const DDNS_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) const DDNS_VERIFY: Duration = Duration::from_secs(3600);
 pub(super) const DDNS_TTL: Duration = Duration::from_secs(300);
+pub(super) const ETCD_PREFIX: &str = "/ingress";
+pub(super) const ETCD_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const AUTH_PATH: &str = "/";
 pub(super) const ALL_ADDRESSES: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];

@@ -7,6 +7,7 @@
 mod shapes;
 mod admission;
 mod ddns;
+mod etcd;
 mod peers;
 mod pool;
 mod provider;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterface, FileSide, FileXdp};
 pub(super) use self::ddns::{FileAddressSource, FileDdns, FileDdnsProvider, FileDdnsZone};
+pub(super) use self::etcd::{FileEtcd, FileEtcdTls};
 pub(super) use self::peers::FilePeers;
 pub(super) use self::pool::{
     FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
@@ -59,6 +61,8 @@ pub(super) struct FileConfig {
     pub(super) peers: Option<Located<FilePeers>>,
     /// DNS records that this node keeps: its own addresses, under names that it is given.
     pub(super) ddns: Option<Located<FileDdns>>,
+    /// An etcd that this node and others share, in the place of `peers`. A change takes a restart.
+    pub(super) etcd: Option<Located<FileEtcd>>,
     /// Bounds of the whole daemon.
     #[serde(default)]
     pub(super) limits: FileLimits,

@@ -2,6 +2,7 @@
 
 mod admin;
 mod admission;
+mod etcd;
 mod peers;
 mod reference;
 mod registration;

@@ -23,6 +23,8 @@ pub struct Scrape {
     pub providers: Vec<ProviderGauge>,
     pub peers: Vec<PeerGauge>,
     pub dns_records: Vec<DnsRecordView>,
+    /// `None`: there is no shared store.
+    pub etcd: Option<EtcdGauge>,
     pub process: ProcessUse,
     /// Unix seconds.
     pub started: f64,
@@ -60,6 +62,17 @@ pub struct PeerGauge {
     pub clock_skew: Option<f64>,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub struct EtcdGauge {
+    pub connected: bool,
+    pub revision: u64,
+    /// Entries that are not there yet.
+    pub waiting: u64,
+    pub resyncs: u64,
+    pub claims_lost: u64,
+    pub nodes: u64,
+}
+
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Out(encoder);
@@ -69,6 +82,7 @@ impl Collector for Scrape {
         self.providers(&mut out)?;
         self.peers(&mut out)?;
         self.dns_records(&mut out)?;
+        self.etcd(&mut out)?;
         self.kernel(&mut out)?;
         self.process(&mut out)
     }
@@ -177,6 +191,19 @@ impl Scrape {
         out.gauges("ingress_dns_record_confirmed_timestamp_seconds", help, confirmed)?;
         out.counters("ingress_dns_record_changes", "Times that it was made or changed", each(|r| r.changes_total))?;
         out.counters("ingress_dns_record_failures", "Attempts that failed", each(|r| r.failures_total))
+    }
+
+    fn etcd(&self, out: &mut Out<'_>) -> fmt::Result {
+        let value = |value: fn(EtcdGauge) -> u64| self.etcd.iter().map(move |etcd| ([], value(*etcd)));
+        out.gauges("ingress_etcd_connected", "1: changes there are heard", value(|etcd| etcd.connected.into()))?;
+        out.gauges("ingress_etcd_revision", "Of its last answer", value(|etcd| etcd.revision))?;
+        let help = "Entries of this node that are not there yet";
+        out.gauges("ingress_etcd_entries_waiting", help, value(|etcd| etcd.waiting))?;
+        out.gauges("ingress_etcd_nodes", "Nodes that are connected to it", value(|etcd| etcd.nodes))?;
+        let help = "Times that all was read anew, since changes were missed";
+        out.counters("ingress_etcd_resyncs", help, value(|etcd| etcd.resyncs))?;
+        let help = "Registrations that were taken without it, and given up for another's";
+        out.counters("ingress_etcd_claims_lost", help, value(|etcd| etcd.claims_lost))
     }
 
     /// A backend that stands in a pool's `backends` and its `fallback` is one series.

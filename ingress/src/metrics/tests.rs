@@ -124,6 +124,14 @@ fn full_scrape() -> Scrape {
             changes_total: 1,
             failures_total: 0,
         }],
+        etcd: Some(scrape::EtcdGauge {
+            connected: true,
+            revision: 7,
+            waiting: 0,
+            resyncs: 1,
+            claims_lost: 0,
+            nodes: 3,
+        }),
         process: ProcessUse::read(),
         started: 1.0,
     }

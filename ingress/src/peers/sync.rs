@@ -121,7 +121,7 @@ struct Session {
 }
 
 impl Version {
-    fn of<V>(entry: &Entry<V>) -> Self {
+    pub fn of<V>(entry: &Entry<V>) -> Self {
         Self { stamp: entry.stamp.clone(), removed: entry.value.is_none() }
     }
 }

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ProviderConfig, RegistrationConfig};
+use crate::etcd::Store;
 use crate::metrics::Metrics;
 use crate::peers::Mesh;
 use crate::serve::{Bounds, bind_tcp, serve};
@@ -56,14 +57,15 @@ pub(super) async fn run(
     snapshots: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
     mesh: Mesh,
+    store: Store,
 ) {
     let provider = outlet.provider().clone();
     let journal = open(&outlet, &snapshots).await;
     let settings = Settings::new(&config, source.clone());
     let seat = mesh.open(format!("registrations/{provider}"));
-    let Ok(mut registrar) = Registrar::start(settings, outlet, snapshots, metrics.clone(), journal, seat).await else {
-        return;
-    };
+    let store = store.open(format!("registrations/{provider}"));
+    let started = Registrar::start(settings, outlet, snapshots, metrics.clone(), journal, seat, store).await;
+    let Ok(mut registrar) = started else { return };
 
     let (orders, waiting) = mpsc::channel(ORDERS);
     let tokens = RwLock::new(read_tokens(&source, &mut registrar).await);
@@ -95,7 +97,7 @@ async fn work(
             biased;
             1.. = waiting.recv_many(&mut orders, ORDERS) => registrar.take(orders.drain(..)).await?,
             () = sleep_until(expiry) => registrar.expire().await?,
-            event = registrar.heard() => registrar.hear(event).await?,
+            news = registrar.heard() => registrar.hear(news).await?,
             () = sleep_until(compare) => registrar.compare().await?,
             () = watch.settled() => {
                 let tokens = read_tokens(source, registrar).await;

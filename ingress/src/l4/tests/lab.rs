@@ -171,6 +171,7 @@ pub(super) fn config(backends: &[SocketAddr]) -> Config {
         providers: BTreeMap::new(),
         peers: None,
         ddns: None,
+        etcd: None,
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),

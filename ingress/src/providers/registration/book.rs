@@ -85,9 +85,17 @@ impl fmt::Debug for Secret {
 pub(super) struct Book {
     live: BTreeMap<SniPattern, Arc<Registration>>,
     /// Hosts that were removed, so that other nodes hear of it; for a while.
-    buried: BTreeMap<SniPattern, Stamp>,
+    buried: BTreeMap<SniPattern, Grave>,
     /// Unix milliseconds at which another node was known to have the same book.
     same: BTreeMap<Arc<str>, u64>,
+}
+
+/// A host that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Grave {
+    pub(super) stamp: Stamp,
+    /// Whose it was, where that is known.
+    pub(super) owner: Option<String>,
 }
 
 /// What becomes of a wish to register.
@@ -131,11 +139,11 @@ impl Book {
         self.live.len()
     }
 
-    pub(super) fn grave(&self, host: &SniPattern) -> Option<&Stamp> {
+    pub(super) fn grave(&self, host: &SniPattern) -> Option<&Grave> {
         self.buried.get(host)
     }
 
-    pub(super) fn graves(&self) -> impl ExactSizeIterator<Item = (&SniPattern, &Stamp)> {
+    pub(super) fn graves(&self) -> impl ExactSizeIterator<Item = (&SniPattern, &Grave)> {
         self.buried.iter()
     }
 
@@ -188,9 +196,15 @@ impl Book {
 
     /// Removes it so that other nodes hear of it; where there are none, without a trace.
     pub(super) fn bury(&mut self, host: &SniPattern, stamp: Stamp) {
+        let owner = self.live.get(host).map(|live| live.owner.clone());
+        let owner = owner.or_else(|| self.buried.get(host)?.owner.clone());
+        self.put_grave(host, Grave { stamp, owner });
+    }
+
+    pub(super) fn put_grave(&mut self, host: &SniPattern, grave: Grave) {
         self.remove(host);
-        if !stamp.node.is_empty() {
-            self.buried.insert(host.clone(), stamp);
+        if !grave.stamp.node.is_empty() {
+            self.buried.insert(host.clone(), grave);
         }
     }
 

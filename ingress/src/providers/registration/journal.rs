@@ -20,7 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::book::{Book, Registration};
+use super::book::{Book, Grave, Registration};
 use crate::peers::stamp::Stamp;
 use crate::route::{ProviderName, SniPattern};
 
@@ -37,6 +37,9 @@ pub(super) enum Record {
     Bury {
         host: String,
         stamp: Stamp,
+        /// Whose it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
     },
     /// Another node had the same book then, Unix milliseconds.
     Same {
@@ -131,8 +134,9 @@ impl Journal {
         for registration in book.iter() {
             text.extend(line(&Record::Put(Registration::clone(registration))));
         }
-        for (host, stamp) in book.graves() {
-            text.extend(line(&Record::Bury { host: host.to_string(), stamp: stamp.clone() }));
+        for (host, Grave { stamp, owner }) in book.graves() {
+            let (stamp, owner) = (stamp.clone(), owner.clone());
+            text.extend(line(&Record::Bury { host: host.to_string(), stamp, owner }));
         }
         for (peer, at) in book.same() {
             text.extend(line(&Record::Same { peer: peer.clone(), at }));
@@ -185,9 +189,9 @@ fn recover(bytes: &[u8]) -> Result<Recovered, u32> {
                             recovered.book.remove(&host);
                         }
                     }
-                    Record::Bury { host, stamp } => {
+                    Record::Bury { host, stamp, owner } => {
                         if let Ok(host) = SniPattern::parse(&host) {
-                            recovered.book.bury(&host, stamp);
+                            recovered.book.put_grave(&host, Grave { stamp, owner });
                         }
                     }
                     Record::Same { peer, at } => recovered.book.note_same(peer, at),

@@ -20,7 +20,7 @@ pub(super) struct Order {
     pub(super) answer: oneshot::Sender<Result<Answer, Problem>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum What {
     Register(Wish),
     Deregister(SniPattern),
@@ -51,6 +51,33 @@ pub(super) struct Changed {
     pub(super) lease: Option<Lease>,
     /// What other nodes made of it.
     pub(super) peers: Vec<PeerAnswer>,
+    /// Whether the shared store has it; `None`: there is none, or nothing to have.
+    pub(super) store: Option<StoreAnswer>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct StoreAnswer {
+    pub(super) state: StoreState,
+    /// The write that brought it there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) revision: Option<i64>,
+    /// Why it is not `stored`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StoreState {
+    Stored,
+    /// On this node's disk only.
+    Pending,
+}
+
+impl StoreAnswer {
+    pub(super) fn pending(detail: &'static str) -> Self {
+        Self { state: StoreState::Pending, revision: None, detail: Some(detail) }
+    }
 }
 
 /// What became of a change at another node.

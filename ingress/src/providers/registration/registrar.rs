@@ -5,6 +5,7 @@
 //! wish -> book (pure) -> journal -> control -> answer; whatever fails, the book says what the journal says.
 
 mod show;
+mod store;
 mod sync;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
 
-use super::book::{Book, Owners, Registration, Verdict};
+use super::book::{Book, Grave, Owners, Registration, Verdict};
 use super::compile::Settings;
 use super::journal::{Journal, JournalError, Record};
 use super::leases::Leases;
@@ -21,6 +22,7 @@ use super::order::{Answer, Order, What};
 use super::problem::{Kind, Problem};
 use super::request::Wish;
 use super::upstreams::Upstreams;
+use crate::etcd;
 use crate::metrics::Metrics;
 use crate::peers::Seat;
 use crate::peers::stamp::{Clock, Stamp};
@@ -29,6 +31,7 @@ use crate::providers::outlet::Outlet;
 use crate::providers::registry::local::LocalAddresses;
 use crate::route::{Contribution, SniPattern};
 use crate::snapshot::Snapshot;
+use store::Shelf;
 use sync::{Waiting, unix_ms};
 
 pub(super) struct Registrar {
@@ -43,6 +46,8 @@ pub(super) struct Registrar {
     /// What the book says, for comparing it with other nodes'.
     replica: Replica,
     seat: Seat,
+    /// `None`: there is no shared store.
+    shelf: Option<Shelf>,
     /// Callers that want to know whether a peer has it too.
     waiting: Waiting,
     /// Away only while it is being written.
@@ -62,6 +67,9 @@ struct Pending {
     /// What it takes the place of.
     before: Option<Arc<Registration>>,
     answer: oneshot::Sender<Result<Answer, Problem>>,
+    actor: Arc<str>,
+    /// To be asked again, where a store may refuse it.
+    what: Option<What>,
 }
 
 impl Registrar {
@@ -73,8 +81,9 @@ impl Registrar {
         metrics: Arc<Metrics>,
         (journal, mut book): (Journal, Book),
         seat: Seat,
+        store: Option<etcd::Seat>,
     ) -> Result<Self, Stopping> {
-        let clock = Clock::new(seat.mesh().node());
+        let clock = Clock::new(store.as_ref().map_or_else(|| seat.mesh().node(), etcd::Seat::node));
         // Registered before this node had peers: it is the one that was told.
         let early: Vec<_> = book.iter().filter(|early| early.stamp.node.is_empty()).cloned().collect();
         for registration in early {
@@ -82,6 +91,7 @@ impl Registrar {
             let stamp = Stamp { ms, count: registration.stamp.count, node: clock.node().clone() };
             book.put(Arc::new(Registration { stamp, ..Registration::clone(&registration) }));
         }
+        let shelf = store.map(|store| Shelf::new(store, &book));
         let contribution = outlet.contribution();
         let journal = Some(journal);
         let mut registrar = Self {
@@ -95,6 +105,7 @@ impl Registrar {
             clock,
             replica: Replica::default(),
             seat,
+            shelf,
             waiting: Waiting::new(),
             journal,
             troubles: BTreeMap::new(),
@@ -143,8 +154,14 @@ impl Registrar {
     /// Takes orders in turn. Those that meet at one host go one after the other.
     pub(super) async fn take(&mut self, orders: impl IntoIterator<Item = Order>) -> Result<(), Stopping> {
         let mut waiting: VecDeque<_> = orders.into_iter().collect();
+        let mut refusals = 0;
         while !waiting.is_empty() {
-            self.round(&mut waiting).await?;
+            let refused = self.round(&mut waiting).await?;
+            refusals += usize::from(refused > 0);
+            if refusals >= MOST_REFUSALS {
+                let contended = waiting.drain(waiting.len() - refused..);
+                contended.for_each(|order| drop(order.answer.send(Err(store::contended()))));
+            }
         }
         Ok(())
     }
@@ -177,9 +194,10 @@ impl Registrar {
         self.publish().await
     }
 
-    async fn round(&mut self, waiting: &mut VecDeque<Order>) -> Result<(), Stopping> {
+    /// How many orders were put back at the end of `waiting`, because another had their host in the store.
+    async fn round(&mut self, waiting: &mut VecDeque<Order>) -> Result<usize, Stopping> {
         let upstreams = self.upstreams();
-        let (mut book, mut pending, mut records) = (self.book.clone(), Vec::<Pending>::new(), Vec::new());
+        let (mut book, mut pending) = (self.book.clone(), Vec::<Pending>::new());
         let mut touched = HashSet::new();
         while let Some(order) = waiting.pop_front() {
             if order.what.host().is_some_and(|host| touched.contains(host)) {
@@ -187,6 +205,7 @@ impl Registrar {
                 break;
             }
             let Order { actor, what, answer } = order;
+            let again = self.shelf.is_some().then(|| what.clone());
             let (host, verdict) = match what {
                 What::Register(wish) => {
                     let host = wish.host.clone();
@@ -220,15 +239,17 @@ impl Registrar {
             match verdict {
                 Err(problem) => drop(answer.send(Err(problem))),
                 Ok(verdict) => {
-                    if book.get(&host) != before.as_ref() {
-                        records.push(record(&book, &host));
-                    }
                     touched.insert(host.clone());
-                    pending.push(Pending { host, verdict, before, answer });
+                    pending.push(Pending { host, verdict, before, answer, actor, what: again });
                 }
             }
         }
-        self.carry_out(book, records, pending).await
+        let (pending, refused) = self.claim(&mut book, pending, waiting).await;
+        let changed = pending.iter().filter(|pending| book.get(&pending.host) != pending.before.as_ref());
+        let records = changed.map(|pending| record(&book, &pending.host)).collect();
+        self.carry_out(book, records, pending).await?;
+        self.hear_changes(&refused).await?;
+        Ok(refused.len())
     }
 
     /// Disk, then control, then the answers.
@@ -236,6 +257,7 @@ impl Registrar {
         if !records.is_empty() {
             if let Err(problem) = self.write(records, &book).await {
                 pending.into_iter().for_each(|pending| drop(pending.answer.send(Err(problem.clone()))));
+                self.lose_track();
                 return Ok(());
             }
             let hosts: Vec<_> = pending.iter().map(|pending| pending.host.clone()).collect();
@@ -247,7 +269,7 @@ impl Registrar {
         let hosts: Vec<_> = kept.iter().map(|pending| pending.host.clone()).collect();
         let told = self.tell(&hosts);
         let deadline = tokio::time::Instant::now() + self.seat.mesh().ack_timeout();
-        for (Pending { host, verdict, before: _, answer }, told) in kept.into_iter().zip(told) {
+        for (Pending { host, verdict, answer, .. }, told) in kept.into_iter().zip(told) {
             let ttl = self.book.get(&host).and_then(|registration| registration.ttl);
             self.leases.set(&host, ttl, now());
             let mut changed = self.changed(host, verdict);
@@ -317,7 +339,7 @@ impl Registrar {
         }
         let (mut book, mut records) = (self.book.clone(), Vec::new());
         let hosts: Vec<_> = lost.iter().map(|pending| pending.host.clone()).collect();
-        for Pending { host, verdict, before, answer } in lost {
+        for Pending { host, verdict, before, answer, .. } in lost {
             let first = self.conflict(&host).map_or_else(|| "somebody".to_owned(), |first| format!("route {first}"));
             let detail = format!("{host} belongs to {first}, which goes before registrations");
             match (verdict, before) {
@@ -393,6 +415,9 @@ impl Registrar {
             }
         }
         self.learn(hosts);
+        if let Some(shelf) = &mut self.shelf {
+            shelf.settle(&self.book, hosts);
+        }
     }
 
     /// Whether another node took it in, where other things may be allowed.
@@ -432,6 +457,14 @@ impl Registrar {
     }
 }
 
+impl Pending {
+    /// As it was asked; `None`: nothing could have refused it.
+    fn again(self) -> Option<Order> {
+        let Self { actor, what, answer, .. } = self;
+        what.map(|what| Order { actor, what, answer })
+    }
+}
+
 /// What the journal is to say of a host.
 fn record(book: &Book, host: &SniPattern) -> Record {
     book.get(host).map_or_else(|| removal(book, host), |kept| Record::Put(Registration::clone(kept)))
@@ -440,7 +473,7 @@ fn record(book: &Book, host: &SniPattern) -> Record {
 fn removal(book: &Book, host: &SniPattern) -> Record {
     let host_text = host.to_string();
     match book.grave(host) {
-        Some(stamp) => Record::Bury { host: host_text, stamp: stamp.clone() },
+        Some(Grave { stamp, owner }) => Record::Bury { host: host_text, stamp: stamp.clone(), owner: owner.clone() },
         None => Record::Remove(host_text),
     }
 }
@@ -455,6 +488,8 @@ fn now() -> Instant {
 }
 
 const JOURNAL: &str = "journal";
+/// Times that the store may have something else than this node, at one go.
+const MOST_REFUSALS: usize = 8;
 /// Seconds until an expiry is tried again that the disk did not take.
 const RETRY_EXPIRY: u32 = 5;
 

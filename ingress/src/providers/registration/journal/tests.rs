@@ -18,7 +18,10 @@ fn apply(book: &mut Book, record: &Record) {
         Record::Version(_) => {}
         Record::Put(registration) => book.put(registration.clone().into()),
         Record::Remove(host) => book.remove(&SniPattern::parse(host).expect("a host")),
-        Record::Bury { host, stamp } => book.bury(&SniPattern::parse(host).expect("a host"), stamp.clone()),
+        Record::Bury { host, stamp, owner } => {
+            let grave = Grave { stamp: stamp.clone(), owner: owner.clone() };
+            book.put_grave(&SniPattern::parse(host).expect("a host"), grave);
+        }
         Record::Same { peer, at } => book.note_same(peer.clone(), *at),
     }
 }
@@ -27,8 +30,11 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
     let put = (0..5usize, 1..9u16).prop_map(|(host, port)| put(host, port));
     let remove = (0..5usize).prop_map(|host| Record::Remove(format!("s{host}.example.com")));
     let stamp = |ms| Stamp { ms, count: 0, node: "a".into() };
-    let bury = (0..5usize, 1..9u64)
-        .prop_map(move |(host, ms)| Record::Bury { host: format!("s{host}.example.com"), stamp: stamp(ms) });
+    let bury = (0..5usize, 1..9u64, prop::option::of("[a-z]{3}")).prop_map(move |(host, ms, owner)| Record::Bury {
+        host: format!("s{host}.example.com"),
+        stamp: stamp(ms),
+        owner,
+    });
     prop::collection::vec(prop_oneof![3 => put, 1 => remove, 1 => bury], 0..12)
 }
 

@@ -40,6 +40,7 @@ impl Registrar {
             }),
             lease: registration.and_then(|registration| self.lease(registration)),
             peers: Vec::new(),
+            store: self.shelf.as_ref().and_then(|shelf| shelf.answer(&self.book, &host)),
             host,
         }
     }

@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Registrar, Stopping, now};
+use super::store::{Heard, Shelf};
+use super::{Registrar, Stopping, now, removal};
 use crate::peers::stamp::Stamp;
 use crate::peers::sync::{Action, Entry, Message, Values, Version};
 use crate::peers::{Event, Lag, Reach};
-use crate::providers::registration::book::{Book, Registration};
+use crate::providers::registration::book::{Book, Grave, Registration};
 use crate::providers::registration::journal::Record;
 use crate::providers::registration::order::{PeerAnswer, PeerState};
 use crate::route::SniPattern;
@@ -31,14 +32,22 @@ enum Expected {
     Nothing(PeerState, &'static str),
 }
 
+/// Something from outside.
+pub(in crate::providers::registration) enum News {
+    Peer(Event),
+    Store(Heard),
+}
+
 /// What a batch of messages asks for.
 #[derive(Default)]
-struct Asked {
-    entries: Vec<Entry<Said>>,
+pub(super) struct Asked {
+    pub(super) entries: Vec<Entry<Said>>,
+    /// Whatever the book has.
+    pub(super) dictated: Vec<Entry<Said>>,
     /// To be acknowledged when all is on disk.
-    stored: Vec<(Arc<str>, u64, usize)>,
-    forgotten: Vec<Arc<str>>,
-    same: Vec<(Arc<str>, u64)>,
+    pub(super) stored: Vec<(Arc<str>, u64, usize)>,
+    pub(super) forgotten: Vec<Arc<str>>,
+    pub(super) same: Vec<(Arc<str>, u64)>,
 }
 
 impl Values<Said> for Book {
@@ -71,15 +80,26 @@ impl Told {
 }
 
 impl Registrar {
-    /// What a peer says; waits for it.
-    pub(in crate::providers::registration) async fn heard(&mut self) -> Event {
-        self.seat.next().await
+    /// What a peer or the store says; waits for it.
+    pub(in crate::providers::registration) async fn heard(&mut self) -> News {
+        let Self { seat, shelf, .. } = self;
+        let store = async {
+            match shelf {
+                Some(shelf) => shelf.heard().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = seat.next() => News::Peer(event),
+            heard = store => News::Store(heard),
+        }
     }
 
     /// When [`compare`](Self::compare) is due.
     pub(in crate::providers::registration) fn next_compare(&self) -> Option<std::time::Instant> {
-        let due = self.replica.next_tick()?;
-        Some(now() + Duration::from_millis(due.saturating_sub(unix_ms())))
+        let tick = self.replica.next_tick().map(|due| now() + Duration::from_millis(due.saturating_sub(unix_ms())));
+        let tidy = self.shelf.as_ref().map(Shelf::tidy_at);
+        tick.into_iter().chain(tidy).min()
     }
 
     /// Compares books with the peers, and forgets removals that nobody needs any more.
@@ -88,11 +108,20 @@ impl Registrar {
         let actions = self.replica.tick(time);
         let mut asked = Asked { forgotten: self.replica.outdated(time), ..Asked::default() };
         self.carry_out_actions(actions, &mut asked);
-        self.take_in(asked).await
+        self.take_in(asked).await?;
+        self.tidy().await
+    }
+
+    /// Takes news in.
+    pub(in crate::providers::registration) async fn hear(&mut self, news: News) -> Result<(), Stopping> {
+        match news {
+            News::Peer(event) => self.hear_peers(event).await,
+            News::Store(heard) => self.hear_store(heard).await,
+        }
     }
 
     /// Takes an event and what waits behind it, with one `fsync`.
-    pub(in crate::providers::registration) async fn hear(&mut self, first: Event) -> Result<(), Stopping> {
+    async fn hear_peers(&mut self, first: Event) -> Result<(), Stopping> {
         let (mut asked, mut next) = (Asked::default(), Some(first));
         let mut left = AT_ONCE;
         while let Some(event) = next {
@@ -119,7 +148,7 @@ impl Registrar {
             left -= 1;
             next = if left > 0 { self.seat.more() } else { None };
         }
-        self.take_in(asked).await
+        self.take_in(asked).await.map(drop)
     }
 
     fn carry_out_actions(&mut self, actions: Vec<Action<Said>>, asked: &mut Asked) {
@@ -148,15 +177,16 @@ impl Registrar {
         self.report_lags();
     }
 
-    /// Disk, then control, then the acknowledgements.
-    async fn take_in(&mut self, asked: Asked) -> Result<(), Stopping> {
-        let Asked { entries, stored, forgotten, same } = asked;
+    /// Disk, then control, then the acknowledgements. False: the disk did not take it.
+    pub(super) async fn take_in(&mut self, asked: Asked) -> Result<bool, Stopping> {
+        let Asked { entries, dictated, stored, forgotten, same } = asked;
         let (mut book, mut records, mut hosts) = (self.book.clone(), Vec::new(), Vec::new());
         let time = unix_ms();
-        for Entry { key, stamp, value } in entries {
+        let said = entries.into_iter().map(|entry| (entry, false));
+        for (Entry { key, stamp, value }, is_dictated) in said.chain(dictated.into_iter().map(|entry| (entry, true))) {
             let Ok(host) = SniPattern::parse(&key) else { continue };
             let version = Version { stamp: stamp.clone(), removed: value.is_none() };
-            if version_of(&book, &host).is_some_and(|known| known >= version) {
+            if !is_dictated && version_of(&book, &host).is_some_and(|known| known >= version) {
                 continue;
             }
             self.clock.saw(&stamp);
@@ -168,8 +198,8 @@ impl Registrar {
                     book.put(Arc::new(registration));
                 }
                 None => {
-                    records.push(Record::Bury { host: key.to_string(), stamp: stamp.clone() });
                     book.bury(&host, stamp);
+                    records.push(removal(&book, &host));
                 }
             }
             hosts.push(host);
@@ -187,7 +217,7 @@ impl Registrar {
         if !records.is_empty() {
             if self.write(records, &book).await.is_err() {
                 // Not acknowledged: the peer says it again when it compares.
-                return Ok(());
+                return Ok(false);
             }
             let before = self.book.clone();
             self.commit(book, &hosts);
@@ -200,7 +230,7 @@ impl Registrar {
         for (peer, number, refused) in stored {
             self.say(&peer, &Message::Stored { number, refused });
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What this node had told others, and then lost with its disk.
@@ -219,7 +249,7 @@ impl Registrar {
                 tracing::info!(%provider, %host, owner, node = %stamp.node, operation = "register", "registration of a peer");
             }
             (Some(Registration { owner, .. }), None) => {
-                let node = self.book.grave(host).map(|stamp| stamp.node.to_string()).unwrap_or_default();
+                let node = self.book.grave(host).map(|grave| grave.stamp.node.to_string()).unwrap_or_default();
                 tracing::info!(%provider, %host, owner, node, operation = "deregister", "registration of a peer");
             }
             (None, None) => {}
@@ -271,7 +301,7 @@ impl Registrar {
             self.clock.saw(stamp);
             self.replica.learn(&host.to_string(), Version { stamp: stamp.clone(), removed: false }, *learned);
         }
-        for (host, stamp) in self.book.graves() {
+        for (host, Grave { stamp, .. }) in self.book.graves() {
             self.clock.saw(stamp);
             self.replica.learn(&host.to_string(), Version { stamp: stamp.clone(), removed: true }, 0);
         }
@@ -313,12 +343,12 @@ impl Registrar {
     }
 }
 
-fn version_of(book: &Book, host: &SniPattern) -> Option<Version> {
+pub(super) fn version_of(book: &Book, host: &SniPattern) -> Option<Version> {
     let live = book.get(host).map(|registration| Version { stamp: registration.stamp.clone(), removed: false });
-    live.or_else(|| book.grave(host).map(|stamp| Version { stamp: stamp.clone(), removed: true }))
+    live.or_else(|| book.grave(host).map(|grave| Version { stamp: grave.stamp.clone(), removed: true }))
 }
 
-fn entry(book: &Book, host: &SniPattern) -> Option<Entry<Said>> {
+pub(super) fn entry(book: &Book, host: &SniPattern) -> Option<Entry<Said>> {
     let Version { stamp, removed: _ } = version_of(book, host)?;
     Some(Entry { key: host.to_string().into(), stamp, value: book.get(host).cloned() })
 }

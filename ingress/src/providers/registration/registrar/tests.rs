@@ -58,7 +58,7 @@ impl Desk {
         let journal = (journal, recovered.book);
         let seat = crate::peers::Mesh::new(None, state.path().into()).open("registrations/platform".into());
         let registrar =
-            Registrar::start(settings, outlet, watched, Metrics::new(), journal, seat).await.expect("started");
+            Registrar::start(settings, outlet, watched, Metrics::new(), journal, seat, None).await.expect("started");
         Self { registrar, heard, state }
     }
 
