@@ -42,8 +42,17 @@ impl Authority {
     /// One certificate for all of `names`; files are named after the first.
     pub fn issue(&self, names: &[&str]) -> Result<Leaf> {
         let first = names.first().copied().context("a certificate needs a name")?;
+        self.sign(names, first, named(first))
+    }
+
+    /// Likewise, with an empty subject.
+    pub fn issue_without_common_name(&self, name: &str) -> Result<Leaf> {
+        self.sign(&[name], name, DistinguishedName::new())
+    }
+
+    fn sign(&self, names: &[&str], first: &str, subject: DistinguishedName) -> Result<Leaf> {
         let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())?;
-        params.distinguished_name = named(first);
+        params.distinguished_name = subject;
         let key = KeyPair::generate().context("making a leaf's key")?;
         let certificate = params.signed_by(&key, &self.issuer).with_context(|| format!("signing {first}"))?;
 

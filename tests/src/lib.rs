@@ -13,6 +13,7 @@ pub mod control_plane;
 pub mod counters;
 pub mod distance;
 pub mod dns_api;
+pub mod etcd;
 pub mod fd_store;
 pub mod forge;
 pub mod guest;

@@ -30,9 +30,9 @@ pub struct MeshLab {
     pub hosts: Vec<Host>,
     pub backend: Host,
     pub client: Host,
-    authority: Authority,
-    dir: TempDir,
-    _switch: Namespace,
+    pub authority: Authority,
+    pub dir: TempDir,
+    switch: Namespace,
 }
 
 /// Names of the nodes, in the order of [`MeshLab::nodes`].
@@ -46,28 +46,35 @@ pub const BACKEND: &str = "10.0.0.100:443";
 impl MeshLab {
     /// `count` daemons that are no mesh yet.
     pub fn start(count: usize) -> Result<Self> {
+        let mut lab = Self::plugged(count)?;
+        for n in 0..count {
+            lab.launch(lab.config(n), n)?;
+        }
+        Ok(lab)
+    }
+
+    /// The network alone, with hosts for `count` nodes.
+    pub fn plugged(count: usize) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ing-mesh-").tempdir()?;
         std::fs::write(dir.path().join("token"), format!("{TOKEN}\n"))?;
         let switch = Namespace::new("switch")?;
         switch.ip_batch("link add private type bridge\nlink set private up\n")?;
-        let plug = |role: &str, last: u8| -> Result<Host> {
-            let (ns, address) = (Namespace::new(role)?, Ipv4Addr::new(10, 0, 0, last));
-            switch.ip_batch(&format!(
-                "link add p{last} type veth peer name eth0 netns {}\nlink set p{last} master private\nlink set p{last} up\n",
-                ns.name()
-            ))?;
-            ns.ip_batch(&format!("addr add {address}/24 dev eth0\nlink set eth0 up\n"))?;
-            Ok(Host { ns, address: address.into() })
-        };
-        let hosts: Vec<_> = (1..).zip(NAMES).take(count).map(|(n, name)| plug(name, n)).collect::<Result<_>>()?;
-        let (backend, client) = (plug("backend", 100)?, plug("client", 101)?);
+        let hosts = (1..).zip(NAMES).take(count).map(|(n, name)| plug(&switch, name, n));
+        let hosts: Vec<_> = hosts.collect::<Result<_>>()?;
+        let (backend, client) = (plug(&switch, "backend", 100)?, plug(&switch, "client", 101)?);
         let authority = Authority::new(dir.path())?;
-        let mut lab = Self { nodes: Vec::new(), web: None, hosts, backend, client, authority, dir, _switch: switch };
-        for n in 0..count {
-            let node = Node::start(&lab.hosts[n].ns, lab.config(n))?;
-            lab.nodes.push(node);
-        }
-        Ok(lab)
+        Ok(Self { nodes: Vec::new(), web: None, hosts, backend, client, authority, dir, switch })
+    }
+
+    /// Another host on the network, at 10.0.0.`last`.
+    pub fn plug(&self, role: &str, last: u8) -> Result<Host> {
+        plug(&self.switch, role, last)
+    }
+
+    /// Starts the daemon of host `n`; the hosts before it have theirs.
+    pub fn launch(&mut self, config: Value, n: usize) -> Result<()> {
+        self.nodes.push(Node::start(&self.hosts[n].ns, config)?);
+        Ok(())
     }
 
     /// `count` daemons that are a mesh, made as an operator makes one.
@@ -96,6 +103,13 @@ impl MeshLab {
     }
 
     pub fn config(&self, n: usize) -> Value {
+        let mut config = self.config_alone(n);
+        config["peers"] = json!({ "node": NAMES[n], "bind": self.hosts[n].socket(PEER_PORT).to_string() });
+        config
+    }
+
+    /// Of a node that shares nothing with others.
+    pub fn config_alone(&self, n: usize) -> Value {
         let Host { address, .. } = &self.hosts[n];
         json!({
             "listeners": { "tls": { "bind": [format!("{address}:443")] } },
@@ -105,7 +119,6 @@ impl MeshLab {
                 "upstreams": "10.0.0.0/24",
                 "tokens": { "platform": { "file": self.dir.path().join("token").display().to_string() } },
             } } },
-            "peers": { "node": NAMES[n], "bind": format!("{address}:{PEER_PORT}") },
             "admin": { "http": {} },
             "kernel": { "enabled": false },
         })
@@ -176,4 +189,14 @@ impl MeshLab {
     pub fn heal(&self, n: usize) -> Result<()> {
         self.hosts[n].ns.nft("delete table inet partition\n")
     }
+}
+
+fn plug(switch: &Namespace, role: &str, last: u8) -> Result<Host> {
+    let (ns, address) = (Namespace::new(role)?, Ipv4Addr::new(10, 0, 0, last));
+    switch.ip_batch(&format!(
+        "link add p{last} type veth peer name eth0 netns {}\nlink set p{last} master private\nlink set p{last} up\n",
+        ns.name()
+    ))?;
+    ns.ip_batch(&format!("addr add {address}/24 dev eth0\nlink set eth0 up\n"))?;
+    Ok(Host { ns, address: address.into() })
 }

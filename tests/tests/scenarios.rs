@@ -37,4 +37,5 @@ mod scenarios {
     mod s4_ddns;
     mod s4_redis;
     mod s4_registry;
+    mod s5_etcd;
 }
