@@ -20,6 +20,7 @@ mod operator;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use crate::dataplane::view::KernelStatus;
 use crate::ddns::view::DnsRecordView;
 use crate::etcd::view::EtcdStatus;
 use crate::flow::{FlowCommand, FlowView};
+use crate::hooks::view::{HookStatus, HookTested};
 use crate::metrics::Metrics;
 use crate::peers::view::PeersStatus;
 use crate::serve::{Bounds, serve};
@@ -79,6 +81,15 @@ pub struct PeersDoor {
 /// The DNS records that this node keeps.
 pub type DnsRecords = Box<dyn Fn() -> Vec<DnsRecordView> + Send + Sync>;
 
+/// Takes a hook's name; why nothing arrived, otherwise.
+pub type TestHook = Box<dyn Fn(String) -> BoxFuture<'static, Result<HookTested, String>> + Send + Sync>;
+
+/// The hooks as admin sees them.
+pub struct HooksDoor {
+    pub status: Box<dyn Fn() -> Vec<HookStatus> + Send + Sync>,
+    pub test: TestHook,
+}
+
 /// Everything that admin reads from, and the channels that it may write to.
 pub struct Sources {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -96,6 +107,7 @@ pub struct Sources {
     pub dns_records: DnsRecords,
     /// `None`: there is no shared store.
     pub etcd: Box<dyn Fn() -> Option<EtcdStatus> + Send + Sync>,
+    pub hooks: HooksDoor,
     /// Cancelled when the daemon takes no new connections: `/readyz` says so.
     pub draining: CancellationToken,
     /// An operator's wish that this node takes no new connections. Whoever brings connections here follows it: the listeners do.

@@ -9,6 +9,7 @@ mod diff;
 mod drain;
 mod etcd;
 mod flows;
+mod hooks;
 mod import;
 mod local;
 mod peer;
@@ -80,6 +81,8 @@ enum Verb {
     Diff(diff::DiffArgs),
     /// Show the DNS records that this node keeps, or what would be done about them
     Ddns(ddns::DdnsArgs),
+    /// Show who is told what happens, or try one
+    Hooks(hooks::HooksArgs),
     /// Join nodes to a mesh: what is registered at one is routed on all
     #[command(subcommand)]
     Peer(peer::PeerVerb),
@@ -139,6 +142,7 @@ pub fn main(starts: Starts) -> ExitCode {
         Verb::Ddns(ddns::DdnsArgs { dry_run: false }) => {
             ask(&global).and_then(|daemon| ddns::show(&daemon, &global, &mut out))
         }
+        Verb::Hooks(args) => ask(&global).and_then(|daemon| hooks::run(args, &daemon, &global, &mut out)),
         Verb::Peer(verb) => peer::run(verb, &global, &mut out),
         Verb::Import(args) => import::run(args, &global, &mut out),
         Verb::Reload => ask(&global).and_then(|daemon| reload(&daemon, &global, &mut out)),

@@ -12,6 +12,7 @@ mod defaults;
 mod document;
 mod etcd;
 mod file;
+mod hooks;
 mod load;
 mod networks;
 mod peers;
@@ -38,6 +39,7 @@ pub use self::ddns::{AddressSource, DdnsApi, DdnsConfig, DdnsProvider, DdnsZone}
 pub use self::defaults::STATE_DIR;
 pub use self::document::{decode_yaml, read_yaml};
 pub use self::etcd::{EtcdConfig, EtcdIdentity, EtcdLogin};
+pub use self::hooks::{CommandConfig, HookConfig, HookTarget, WebhookBody, WebhookConfig, WebhookUrl};
 pub use self::load::{LoadError, Loaded, load, parse};
 pub use self::networks::Networks;
 pub use self::peers::PeersConfig;
@@ -64,6 +66,8 @@ pub struct Config {
     pub ddns: Option<DdnsConfig>,
     /// A store that this node shares with others. Not together with `peers`.
     pub etcd: Option<EtcdConfig>,
+    /// Who is told what happens.
+    pub hooks: BTreeMap<String, HookConfig>,
     pub limits: Limits,
     pub admin: AdminConfig,
     pub kernel: KernelConfig,
@@ -83,6 +87,8 @@ pub struct ProviderConfig {
     pub priority: u32,
     /// How old what it said last may be at a start, when the source does not answer. `None`: it is not kept on disk.
     pub last_good: Option<Duration>,
+    /// Its source may fail for so long before hooks are told.
+    pub stale_after: Duration,
     pub on_remove: OnRemove,
     pub on_down: OnDown,
     /// Checks of its backends, where the source names none.

@@ -26,7 +26,9 @@ use crate::config::LoadError;
 use crate::control::{Control, Doors};
 use crate::dataplane::Kernel;
 use crate::etcd::Store;
+use crate::events::{EventKind, Events, Item};
 use crate::flow::{FlowCommand, FlowFilter};
+use crate::hooks::{self, Hooks};
 use crate::l4::Plane;
 use crate::l4::ends::Ends;
 use crate::l4::kept::Kept;
@@ -108,6 +110,14 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     let mut tasks = JoinSet::new();
     let (config_state, provider_states) = (control.state(), control.providers());
     let administration = control.administration();
+    let (events, hooks) = (Events::new(), Hooks::new(snapshots.clone(), stop.clone()));
+    tasks.spawn(hooks.clone().run(events.listen()));
+    let published = hooks::Published {
+        snapshots: snapshots.clone(),
+        config: config_state.clone(),
+        providers: provider_states.clone(),
+    };
+    tasks.spawn(hooks::observe(published, events.clone(), stop.clone()));
     let mesh = Mesh::new(config.peers.clone(), config.state_dir.clone());
     tasks.spawn(mesh.clone().run(stop.clone()));
     let store = Store::new(config.etcd.clone());
@@ -141,6 +151,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
         peers: views::peers(mesh),
         dns_records: views::dns_records(records.clone()),
         etcd: Box::new(move || store.status()),
+        hooks: views::hooks(hooks),
         preview: views::preview(snapshots.clone(), config_state.clone(), provider_states.clone()),
         draining: draining.clone(),
         drain: drain_order,
@@ -151,7 +162,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     }
     tasks.spawn(admission::run(snapshots.clone(), kernel.clone(), commands.clone(), stop.clone()));
     tasks.spawn(administration.enforce(commands.clone(), stop.clone()));
-    tasks.spawn(health::run(snapshots.clone(), commands, stop.clone()));
+    tasks.spawn(health::run(snapshots.clone(), commands, events.clone(), stop.clone()));
     tasks.spawn(resolve::run(snapshots.clone(), stop.clone()));
     tasks.spawn(ddns::run(snapshots.clone(), records.clone(), stop.clone()));
     tasks.spawn(tell_progress(plane.clone(), stop.clone()));
@@ -159,6 +170,8 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     let listening = tokio::spawn(listeners.run(snapshots.clone(), draining.clone()));
     systemd::ready(&mut tasks, stop.clone());
     tracing::info!("ready");
+    let version = env!("CARGO_PKG_VERSION");
+    events.emit(EventKind::DaemonStarted, [Item::Daemon { version }]);
 
     let ended = tokio::select! {
         () = signals.stop() => Ok(()),
@@ -167,6 +180,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
     };
 
     systemd::stopping();
+    events.emit(EventKind::DaemonStopping, [Item::Daemon { version }]);
     draining.cancel();
     if ended.is_ok() {
         listening.await.context("closing the listeners")?;

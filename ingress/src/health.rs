@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::balance::{AdminState, Backend, Check, HealthState, Pool, Primary};
 use crate::config::{HealthConfig, OnDown, ProxyProtocol};
+use crate::events::{EventKind, Events, Item};
 use crate::flow::{FlowCommand, FlowFilter};
 use crate::l4::outcome::EndReason;
 use crate::route::PoolName;
@@ -36,9 +37,10 @@ use tls::TlsClients;
 pub async fn run(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     commands: mpsc::Sender<FlowCommand>,
+    events: Events,
     shutdown: CancellationToken,
 ) {
-    let shared = Shared { commands, slots: Arc::new(Semaphore::new(MAX_PROBES)), tls: TlsClients::new() };
+    let shared = Shared { commands, events, slots: Arc::new(Semaphore::new(MAX_PROBES)), tls: TlsClients::new() };
     let mut running = BTreeMap::new();
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
@@ -54,6 +56,7 @@ pub async fn run(
 #[derive(Clone)]
 struct Shared {
     commands: mpsc::Sender<FlowCommand>,
+    events: Events,
     slots: Arc<Semaphore>,
     tls: TlsClients,
 }
@@ -179,9 +182,11 @@ async fn check(backend: Arc<Backend>, plan: Plan, shared: Shared) {
                     actions.extend(checker.handle(Input::Unresolved, clock()));
                     continue;
                 };
+                let before = checker.health();
                 let input = if verdict.error.is_none() { Input::Good } else { Input::Failed };
                 actions.extend(checker.handle(input, verdict.at));
                 backend.checked(checker.health(), verdict);
+                tell(&backend, before, checker.health(), &shared.events);
             }
             Action::Enter(state) => log(&backend, state),
             Action::Cut => match plan.on_down {
@@ -224,6 +229,22 @@ fn log(backend: &Backend, state: HealthState) {
             warn!(%pool, backend = name, error, "backend is down");
         }
     }
+}
+
+fn tell(backend: &Backend, before: HealthState, now: HealthState, events: &Events) {
+    let kind = match (before, now) {
+        (HealthState::Unchecked | HealthState::Up | HealthState::Standby, HealthState::Down) => EventKind::BackendDown,
+        (HealthState::Down, HealthState::Up | HealthState::Standby) => EventKind::BackendUp,
+        // That a backend is up when the daemon starts is no news.
+        (HealthState::Unchecked | HealthState::Up | HealthState::Standby, HealthState::Up | HealthState::Standby) => {
+            return;
+        }
+        (_, HealthState::Unchecked) | (HealthState::Down, HealthState::Down) => return,
+    };
+    let Backend { pool, name, target, .. } = backend;
+    let error = backend.health().last_check.and_then(|check| check.error);
+    let item = Item::Backend { pool: pool.clone(), backend: name.clone(), address: target.to_string(), error };
+    events.emit(kind, [item]);
 }
 
 /// Returns when it is done, or when somebody stops the daemon.

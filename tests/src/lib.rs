@@ -24,6 +24,7 @@ pub mod netns;
 pub mod node;
 pub mod payload;
 pub mod process;
+pub mod receiver;
 pub mod redis;
 pub mod registration;
 pub mod s1;

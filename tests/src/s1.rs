@@ -81,6 +81,11 @@ impl S1 {
         self.authority.issue(names)
     }
 
+    /// A certificate of the same authority for other names, or addresses.
+    pub fn certificate(&self, names: &[&str]) -> Result<Leaf> {
+        self.authority.issue(names)
+    }
+
     /// The CA that clients trust.
     pub fn ca(&self) -> PathBuf {
         self.authority.certificate()

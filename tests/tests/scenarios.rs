@@ -2,6 +2,7 @@
 
 mod scenarios {
     mod lab_itself;
+    mod s0_hooks;
     mod s0_peers;
     mod s0_registration;
     mod s1_admission;

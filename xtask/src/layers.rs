@@ -10,7 +10,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use crate::step;
 
 /// Pure: no sockets, tasks or clock.
-const MODEL: &[&str] = &["config", "route", "snapshot", "balance", "flow"];
+const MODEL: &[&str] = &["config", "route", "snapshot", "balance", "flow", "events"];
 /// Codecs and plain data inside of modules: pure, so that any module may use them.
 const LEAVES: &[&str] = &[
     "l4::client_hello",
@@ -20,6 +20,7 @@ const LEAVES: &[&str] = &[
     "dataplane::view",
     "ddns::view",
     "etcd::view",
+    "hooks::view",
     "peers::view",
     "providers::traefik",
     "secret",
@@ -38,11 +39,10 @@ const TABLE: &[Layer] = &[
     Layer { modules: LEAVES, may: &[MODEL] },
     Layer { modules: &["dataplane", "tls", "health", "vrrp", "resolve"], may: &[MODEL] },
     Layer { modules: &["control"], may: &[MODEL, &["watch"]] },
-    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "peers", "serve", "watch"]] },
+    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "etcd", "outbound", "peers", "serve", "watch"]] },
+    Layer { modules: &["hooks"], may: &[MODEL, &["control::state", "outbound"]] },
     Layer { modules: &["import", "ddns"], may: &[MODEL] },
-    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "etcd", "peers", "serve", "watch"]] },
-    Layer { modules: &["import"], may: &[MODEL] },
-    Layer { modules: &["watch", "serve"], may: &[] },
+    Layer { modules: &["watch", "serve", "outbound"], may: &[] },
     Layer { modules: &["l7"], may: &[MODEL, &["tls"]] },
     Layer { modules: &["l4"], may: &[MODEL, &["dataplane"]] },
     Layer { modules: &["acme"], may: &[MODEL, &["tls::store", "tls::challenge"]] },

@@ -12,6 +12,8 @@
 //! | `POST /v1/reload` | [`Reloaded`](super::Reloaded), or 422 and why not |
 //! | `POST /v1/drain` with [`DrainOrder`] | [`Drained`] |
 //! | `POST /v1/peers/remove` with [`PeerName`] | `{}`, or 422 and why not |
+//! | `GET /v1/hooks` | a list of [`HookStatus`] |
+//! | `POST /v1/hooks/test` with [`HookName`] | [`HookTested`], or 422 and why nothing arrived |
 //! | `GET /v1/config` | the YAML in use |
 //! | `GET /metrics` | as on TCP |
 
@@ -33,6 +35,7 @@ use super::routes::{RouteView, RoutesQuery};
 use super::{Admin, Changes, ReloadRequest, Reloaded, http};
 use crate::balance::{BackendOrder, OrderError, Ordered};
 use crate::flow::{FlowCommand, FlowFilter, FlowView};
+use crate::hooks::view::{HookStatus, HookTested};
 use crate::l4::outcome::EndReason;
 
 /// Which connections. Unknown keys are errors: a typo must never widen what `kill` hits.
@@ -107,6 +110,13 @@ pub struct PeerName {
     pub name: String,
 }
 
+/// Which hook to try.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookName {
+    pub name: String,
+}
+
 /// The body of every answer that is not 2xx.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -130,6 +140,8 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/drain", post(drain))
         .route("/v1/peers/remove", post(remove_peer))
+        .route("/v1/hooks", get(hooks))
+        .route("/v1/hooks/test", post(test_hook))
         .route("/v1/config", get(config))
         .route("/metrics", get(http::metrics))
         .fallback(|| async { ApiError(StatusCode::NOT_FOUND, "no such endpoint".into()) })
@@ -237,6 +249,19 @@ async fn remove_peer(
     let Json(PeerName { name }) = query?;
     let removed = tokio::task::spawn_blocking(move || (admin.sources.peers.remove)(&name)).await?;
     removed.map(|()| Json(serde_json::json!({}))).map_err(|why| ApiError(StatusCode::UNPROCESSABLE_ENTITY, why))
+}
+
+async fn hooks(State(admin): State<Arc<Admin>>) -> Json<Vec<HookStatus>> {
+    Json((admin.sources.hooks.status)())
+}
+
+async fn test_hook(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Json<HookName>, JsonRejection>,
+) -> Answer<HookTested> {
+    let Json(HookName { name }) = query?;
+    let tested = (admin.sources.hooks.test)(name).await;
+    tested.map(Json).map_err(|why| ApiError(StatusCode::UNPROCESSABLE_ENTITY, why))
 }
 
 async fn config(State(admin): State<Arc<Admin>>) -> Response {

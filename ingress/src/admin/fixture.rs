@@ -13,6 +13,7 @@ use crate::balance::{BackendOrder, Book, OrderError, Ordered, Pool, fixture};
 use crate::config::{AdminHttpConfig, Config};
 use crate::dataplane::view::KernelStatus;
 use crate::flow::{FlowCommand, FlowView};
+use crate::hooks::view::{HookStatus, HookTested};
 use crate::l4::outcome::{Refusal, RelayReason};
 use crate::metrics::{ListenerCounts, Metrics};
 use crate::route::{ListenerName, PoolName};
@@ -71,6 +72,17 @@ impl Daemon {
             administer: Box::new(fake_administer),
             dns_records: Box::new(Vec::new),
             etcd: Box::new(|| None),
+            hooks: crate::admin::HooksDoor {
+                status: Box::new(|| vec![hook()]),
+                test: Box::new(|name| {
+                    Box::pin(async move {
+                        match name.as_str() {
+                            "chat" => Ok(HookTested { name, id: "evt_1".into() }),
+                            _ => Err(format!("there is no hook {name} in use; `hooks` names chat")),
+                        }
+                    })
+                }),
+            },
             draining: draining.clone(),
             drain: watch::channel(false).0,
         });
@@ -85,6 +97,23 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.shutdown.cancel();
+    }
+}
+
+pub(crate) fn hook() -> HookStatus {
+    HookStatus {
+        name: "chat".into(),
+        kind: "webhook".into(),
+        place: "https://chat.example.com".into(),
+        state: HookStatus::FAILING.into(),
+        waiting: 3,
+        delivered_total: 7,
+        retried_total: 2,
+        failed_total: 1,
+        dropped_total: 0,
+        last_success: Some(1.0),
+        failing_since: Some(2.0),
+        last_error: Some("answered 503 Service Unavailable".into()),
     }
 }
 

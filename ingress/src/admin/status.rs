@@ -11,6 +11,7 @@ use crate::balance::{AdminState, BackendView, PoolView, PrimaryView};
 use crate::dataplane::view::KernelStatus;
 use crate::ddns::view::DnsRecordView;
 use crate::etcd::view::EtcdStatus;
+use crate::hooks::view::HookStatus;
 use crate::l4::outcome::RelayReason;
 use crate::metrics::scrape::{EtcdGauge, ListenerGauge, PeerGauge, is_up};
 use crate::metrics::{ListenerCounts, Scrape, process::ProcessUse};
@@ -39,6 +40,8 @@ pub struct Status {
     /// `None`: there is no shared store.
     #[serde(default)]
     pub etcd: Option<EtcdStatus>,
+    #[serde(default)]
+    pub hooks: Vec<HookStatus>,
     pub kernel: KernelStatus,
     pub listeners: Vec<ListenerStatus>,
     pub pools: Vec<PoolSummary>,
@@ -153,6 +156,7 @@ impl Admin {
             peers: (self.sources.peers.status)(),
             dns_records: (self.sources.dns_records)(),
             etcd: (self.sources.etcd)(),
+            hooks: (self.sources.hooks.status)(),
             connections: ConnectionSummary::of(listeners.iter().map(|l| &l.counts)),
             kernel,
             listeners,
@@ -210,6 +214,7 @@ impl Admin {
             peers: (self.sources.peers.status)().map(peer_gauges).unwrap_or_default(),
             dns_records: (self.sources.dns_records)(),
             etcd: (self.sources.etcd)().map(etcd_gauge),
+            hooks: (self.sources.hooks.status)(),
             process: ProcessUse::read(),
             started: self.sources.metrics.started(),
         }

@@ -71,6 +71,7 @@ pub(crate) fn snapshot(pools: impl IntoIterator<Item = Pool>) -> Arc<Snapshot> {
         peers: None,
         ddns: None,
         etcd: None,
+        hooks: BTreeMap::new(),
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),

@@ -7,8 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::client::Client;
 use super::pools::primary_line;
 use super::text::{Column, Table, age, bytes, count, percent, plural};
-use super::{Global, Outcome, print_json};
-use super::{ddns, etcd, peer};
+use super::{Global, Outcome, ddns, etcd, hooks, peer, print_json};
 use crate::admin::routing::{ProviderStatus, UnservedItem};
 use crate::admin::status::{ConnectionSummary, ListenerStatus, PoolSummary, Status};
 use crate::dataplane::view::{AdmissionStatus, KernelStatus, PortStatus};
@@ -23,7 +22,7 @@ pub(super) fn show(daemon: &Client, global: &Global, out: &mut impl Write) -> Ou
 
 pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let Status { version, pid, uptime, node, ready, drained, config, providers, kernel, .. } = status;
-    let Status { peers, etcd, dns_records, listeners, pools, connections, http, haproxy_socket, .. } = status;
+    let Status { peers, etcd, dns_records, hooks, listeners, pools, connections, http, haproxy_socket, .. } = status;
     let ready = match (ready, drained) {
         (_, true) => "DRAINING, takes no new connections",
         (true, false) => "ready",
@@ -47,6 +46,7 @@ pub(super) fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if let Some(etcd) = etcd {
         etcd::write(out, etcd)?;
     }
+    hooks::write(out, hooks)?;
     write_kernel(out, kernel)?;
     write_connections(out, connections)?;
     write_listeners(out, listeners)?;

@@ -5,6 +5,7 @@
 mod admission;
 mod ddns;
 mod etcd;
+mod hooks;
 mod peers;
 mod pool;
 mod provider;
@@ -64,6 +65,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         peers,
         ddns,
         etcd,
+        hooks,
         limits,
         admin,
         kernel,
@@ -111,6 +113,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
     let etcd = etcd.map(|etcd| etcd::convert_etcd(etcd, report));
     let peers = peers.and_then(|peers| peers::convert_peers(peers, &mut binds, report));
     let ddns = ddns.map(|ddns| ddns::convert_ddns(ddns, report));
+    let hooks = hooks.into_iter().map(|(name, hook)| (name.0, hooks::convert_hook(hook, report))).collect();
     let config = Config {
         listeners,
         routes,
@@ -119,6 +122,7 @@ pub(super) fn convert(file: FileConfig, report: &mut Report<'_>) -> Converted {
         peers,
         ddns,
         etcd,
+        hooks,
         limits: convert_limits(&limits),
         admin: convert_admin(admin, &mut binds, report),
         kernel,

@@ -43,6 +43,7 @@ pub const STATE_DIR: &str = "/var/lib/ingress";
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const LAST_GOOD_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const STALE_AFTER: Duration = Duration::from_secs(30);
 pub(super) const MAX_REGISTRATIONS: u32 = 100_000;
 pub(super) const ACK_TIMEOUT: Duration = Duration::from_millis(200);
 pub(super) const DDNS_INTERVAL: Duration = Duration::from_secs(60);
@@ -52,3 +53,9 @@ pub(super) const ETCD_PREFIX: &str = "/ingress";
 pub(super) const ETCD_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const AUTH_PATH: &str = "/";
 pub(super) const ALL_ADDRESSES: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+
+pub(super) const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const HOOK_GATHER: Duration = Duration::from_secs(1);
+pub(super) const HOOK_RETRY_FOR: Duration = Duration::from_secs(3600);
+pub(super) const HOOK_QUEUE: u32 = 1_000;

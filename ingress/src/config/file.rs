@@ -8,6 +8,7 @@ mod shapes;
 mod admission;
 mod ddns;
 mod etcd;
+pub(super) mod hooks;
 mod peers;
 mod pool;
 mod provider;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::admission::{FileAdmission, FileConnectionRate, FileInterface, FileSide, FileXdp};
 pub(super) use self::ddns::{FileAddressSource, FileDdns, FileDdnsProvider, FileDdnsZone};
 pub(super) use self::etcd::{FileEtcd, FileEtcdTls};
+pub(super) use self::hooks::FileHook;
 pub(super) use self::peers::FilePeers;
 pub(super) use self::pool::{
     FileBackend, FileBalance, FileHandoff, FileHealth, FileOnDown, FilePool, FileProxyProtocol, FileTlv, FullBackend,
@@ -63,6 +65,9 @@ pub(super) struct FileConfig {
     pub(super) ddns: Option<Located<FileDdns>>,
     /// An etcd that this node and others share, in the place of `peers`. A change takes a restart.
     pub(super) etcd: Option<Located<FileEtcd>>,
+    /// Who is told what happens: webhooks and commands, by name.
+    #[serde(default)]
+    pub(super) hooks: BTreeMap<Name, Located<FileHook>>,
     /// Bounds of the whole daemon.
     #[serde(default)]
     pub(super) limits: FileLimits,

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Config;
 use super::checks::check;
 use super::convert::convert;
 use super::decode::{At, decode};
@@ -12,6 +12,7 @@ use super::file::FileConfig;
 use super::problems::{Place, Problem, Problems, Severity};
 use super::report::Report;
 use super::yaml::{MAX_BYTES, Tree};
+use super::{Config, HookTarget, TokenSource, WebhookConfig};
 
 /// An accepted file.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ pub enum LoadError {
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let text = read(path)?;
     let (config, mut warnings) = parse_with_warnings(&text, path)?;
-    missing_variables(&config, &text, &mut warnings);
+    missing_here(&config, &text, &mut warnings);
     Ok(Loaded { config, warnings: warnings.finish(&text), text })
 }
 
@@ -98,19 +99,45 @@ fn parse_with_warnings(text: &str, file: &Path) -> Result<(Config, Problems), Pr
     if problems.has_errors() { Err(problems) } else { Ok((converted.config, problems)) }
 }
 
-/// Names of variables are right or wrong for the process that runs, not for the text.
-fn missing_variables(config: &Config, text: &str, warnings: &mut Problems) {
-    let Some(auth) = config.admin.http.as_ref().and_then(|http| http.basic_auth.as_ref()) else { return };
-    for (key, variable) in [("username_env", &auth.username_env), ("password_env", &auth.password_env)] {
-        if std::env::var_os(variable).is_some_and(|value| !value.is_empty()) {
-            continue;
-        }
+/// Names of variables and programs are right or wrong for the process that runs, not for the text.
+fn missing_here(config: &Config, text: &str, warnings: &mut Problems) {
+    let mut warn = |path: &[&str], message: String| {
         let place = Tree::parse(text).ok().and_then(|(tree, _)| {
-            let id = ["admin", "http", "basic_auth", key].iter().try_fold(Tree::ROOT, |id, key| tree.child(id, key))?;
+            let id = path.iter().try_fold(Tree::ROOT, |id, key| tree.child(id, key))?;
             Some(tree.node(id).place)
         });
-        let path = format!("admin.http.basic_auth.{key}");
-        let message = format!("the environment has no {variable}: nobody can log in until it is set");
-        warnings.push(Problem::new(Severity::Warning, place.unwrap_or(Place::START), path, message));
+        let problem = Problem::new(Severity::Warning, place.unwrap_or(Place::START), path.join("."), message);
+        warnings.push(problem);
+    };
+    let is_set = |variable: &str| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    if let Some(auth) = config.admin.http.as_ref().and_then(|http| http.basic_auth.as_ref()) {
+        for (key, variable) in [("username_env", &auth.username_env), ("password_env", &auth.password_env)] {
+            if !is_set(variable) {
+                let message = format!("the environment has no {variable}: nobody can log in until it is set");
+                warn(&["admin", "http", "basic_auth", key], message);
+            }
+        }
     }
+    for (name, hook) in &config.hooks {
+        match &hook.target {
+            HookTarget::Webhook(WebhookConfig { secret: Some(TokenSource::Env(variable)), .. }) => {
+                if !is_set(variable) {
+                    let message = format!("the environment has no {variable}: messages wait until it is set");
+                    warn(&["hooks", name, "webhook", "secret", "env"], message);
+                }
+            }
+            HookTarget::Webhook(WebhookConfig { secret: Some(TokenSource::File(_)) | None, .. }) => {}
+            HookTarget::Command(command) => {
+                let program = command.argv.first().map(Path::new).filter(|program| !is_executable(program));
+                if let Some(program) = program {
+                    let message = format!("{} is no file that can be run; is `chmod +x` missing?", program.display());
+                    warn(&["hooks", name, "command", "argv"], message);
+                }
+            }
+        }
+    }
+}
+
+fn is_executable(program: &Path) -> bool {
+    program.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod admission;
 mod etcd;
+mod hooks;
 mod peers;
 mod reference;
 mod registration;

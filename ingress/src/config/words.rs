@@ -111,6 +111,13 @@ word!(FileMode(u32), "permissions in octal such as 0660", "^0?[0-7]{3}$", "integ
 word!(UrlPath(String), "a path such as /healthz", "^/[!-~]*$");
 word!(PathPattern(PathMatch), "a path such as /ws, or /api/* for all below it", r"^/[^* ]*(/\*|\*)?$");
 word!(HttpUrl(String), "a URL such as http://10.50.0.1:8081/v1/config", "^https?://[^@ ]+$");
+word!(NamePattern(glob::Pattern), "a name such as web, or a pattern such as *@platform", "^[!-~]{1,200}$");
+word!(Argument(String), "a word of a command", r"^[^\u0000]{0,4096}$");
+word!(
+    Body(String),
+    "a Jinja template that makes JSON of a message, such as {\"text\": {{ text|tojson }}}",
+    "^[^\\u0000]{1,16384}$"
+);
 word!(HostHeader(String), "a host such as app.example.com or app.example.com:8443", "^[!-~]{1,255}$");
 word!(
     /// What the operator calls a listener, pool, route or backend; a label in logs and metrics.
@@ -335,6 +342,43 @@ impl fmt::Display for PathPattern {
     }
 }
 
+impl NamePattern {
+    fn parse(word: &str) -> Result<Self, String> {
+        let bad = |why: &str| format!("{} is not a name or pattern: {why}", quoted(word));
+        if !(1..=200).contains(&word.len()) || !word.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(bad("it has 1 to 200 printable characters and no space"));
+        }
+        glob::Pattern::new(word).map(Self).map_err(|error| bad(error.msg))
+    }
+}
+
+impl Argument {
+    const LONGEST: usize = 4096;
+
+    fn parse(word: &str) -> Result<Self, String> {
+        match word.len() {
+            0..=Self::LONGEST if !word.contains('\0') => Ok(Self(word.to_owned())),
+            _ => Err(format!(
+                "{} cannot be a word of a command: at most {} bytes, none zero",
+                quoted(word),
+                Self::LONGEST
+            )),
+        }
+    }
+}
+
+impl Body {
+    const LONGEST: usize = 16 * 1024;
+
+    fn parse(word: &str) -> Result<Self, String> {
+        match word.len() {
+            0 => Err("the template is empty".to_owned()),
+            1..=Self::LONGEST if !word.contains('\0') => Ok(Self(word.to_owned())),
+            _ => Err(format!("the template is longer than {} KiB, or holds a zero byte", Self::LONGEST >> 10)),
+        }
+    }
+}
+
 impl HostHeader {
     fn parse(word: &str) -> Result<Self, String> {
         if (1..=255).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
@@ -365,7 +409,20 @@ macro_rules! display_inner {
         }
     )*};
 }
-display_inner!(Network, Pattern, HostName, Device, EnvName, UrlPath, HttpUrl, HostHeader, Name);
+display_inner!(
+    Network,
+    Pattern,
+    HostName,
+    Device,
+    EnvName,
+    UrlPath,
+    HttpUrl,
+    NamePattern,
+    Argument,
+    Body,
+    HostHeader,
+    Name
+);
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -7,13 +7,14 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::admin::{
-    Administer, ConfigState, ConnectionsView, DnsRecords, KernelView, ListenerStatus, ListenersView, PeersDoor,
-    Preview, PreviewQuery, ProviderState,
+    Administer, ConfigState, ConnectionsView, DnsRecords, HooksDoor, KernelView, ListenerStatus, ListenersView,
+    PeersDoor, Preview, PreviewQuery, ProviderState,
 };
 use crate::control::administration::Administration;
 use crate::dataplane::{Kernel, KernelStatus};
 use crate::ddns::Records;
 use crate::flow::FlowView;
+use crate::hooks::Hooks;
 use crate::l4::listener::{ListenerState, ListenerStates};
 use crate::l4::relays::Relays;
 use crate::metrics::ListenerCounts;
@@ -56,6 +57,14 @@ pub(super) fn dns_records(records: Records) -> DnsRecords {
 pub(super) fn peers(mesh: Mesh) -> PeersDoor {
     let asked = mesh.clone();
     PeersDoor { status: Box::new(move || asked.status()), remove: Box::new(move |name| mesh.remove(name)) }
+}
+
+pub(super) fn hooks(hooks: Hooks) -> HooksDoor {
+    let asked = hooks.clone();
+    HooksDoor {
+        status: Box::new(move || asked.status()),
+        test: Box::new(move |name| Box::pin(hooks.clone().test(name))),
+    }
 }
 
 impl KernelView for Kernel {

@@ -11,6 +11,7 @@ use crate::config::{BackendAddress, BackendConfig, PoolConfig, ProbeConfig};
 struct Lab {
     publish: watch::Sender<Arc<Snapshot>>,
     commands: mpsc::Receiver<FlowCommand>,
+    events: tokio::sync::broadcast::Receiver<Arc<crate::events::Event>>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -19,9 +20,10 @@ impl Lab {
     fn start(pools: impl IntoIterator<Item = Pool>) -> Self {
         let (publish, snapshots) = watch::channel(fixture::snapshot(pools));
         let (sender, commands) = mpsc::channel(8);
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(run(snapshots, sender, shutdown.clone()));
-        Self { publish, commands, shutdown, task }
+        let (shutdown, emit) = (CancellationToken::new(), Events::new());
+        let events = emit.listen();
+        let task = tokio::spawn(run(snapshots, sender, emit, shutdown.clone()));
+        Self { publish, commands, events, shutdown, task }
     }
 
     fn pool(&self, name: &str) -> Arc<Pool> {
@@ -69,6 +71,24 @@ async fn backends_become_what_their_probes_say() {
     let error = health.last_check.and_then(|c| c.error);
     assert_eq!(error, Some(format!("connect to {}: connection refused", dead.address)));
     assert!(lab.backend("web", 0).health().last_check.is_some_and(|c| c.latency.is_some()));
+}
+
+#[tokio::test]
+async fn who_listens_hears_of_a_backend_that_goes_and_comes_and_of_no_other() {
+    let healthy = Server::sink().await;
+    let dead = ClosedPort::new();
+    let address = dead.address;
+    let mut lab = Lab::start([pool("web", config([healthy.address, address]), None)]);
+    wait_for(&lab.backend("web", 0), HealthState::Up).await;
+    let down = lab.events.recv().await.expect("the dead one");
+    let item =
+        |error| Item::Backend { pool: PoolName::new("web"), backend: "b1".into(), address: address.to_string(), error };
+    let error = Some(format!("connect to {address}: connection refused"));
+    assert_eq!((down.kind, &down.items[..]), (EventKind::BackendDown, &[item(error)][..]));
+    let _server = dead.open();
+    let up = lab.events.recv().await.expect("it is back");
+    assert_eq!((up.kind, &up.items[..]), (EventKind::BackendUp, &[item(None)][..]));
+    assert!(lab.events.try_recv().is_err(), "that b0 is up is no news");
 }
 
 #[tokio::test]

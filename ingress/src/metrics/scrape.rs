@@ -13,6 +13,7 @@ use super::process::ProcessUse;
 use crate::balance::{AdminState, BackendView, PoolView, PrimaryView, SentinelsView};
 use crate::dataplane::view::KernelStatus;
 use crate::ddns::view::DnsRecordView;
+use crate::hooks::view::HookStatus;
 
 /// One moment of everything that keeps its own numbers. Whoever serves `/metrics` fills it.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,7 @@ pub struct Scrape {
     pub dns_records: Vec<DnsRecordView>,
     /// `None`: there is no shared store.
     pub etcd: Option<EtcdGauge>,
+    pub hooks: Vec<HookStatus>,
     pub process: ProcessUse,
     /// Unix seconds.
     pub started: f64,
@@ -83,6 +85,7 @@ impl Collector for Scrape {
         self.peers(&mut out)?;
         self.dns_records(&mut out)?;
         self.etcd(&mut out)?;
+        self.hooks(&mut out)?;
         self.kernel(&mut out)?;
         self.process(&mut out)
     }
@@ -204,6 +207,24 @@ impl Scrape {
         out.counters("ingress_etcd_resyncs", help, value(|etcd| etcd.resyncs))?;
         let help = "Registrations that were taken without it, and given up for another's";
         out.counters("ingress_etcd_claims_lost", help, value(|etcd| etcd.claims_lost))
+    }
+
+    fn hooks(&self, out: &mut Out<'_>) -> fmt::Result {
+        let results = self.hooks.iter().flat_map(|h| {
+            [("delivered", h.delivered_total), ("failed", h.failed_total), ("dropped", h.dropped_total)]
+                .map(|(result, messages)| ([("hook", h.name.as_str()), ("result", result)], messages))
+        });
+        let each =
+            |value: fn(&HookStatus) -> u64| self.hooks.iter().map(move |h| ([("hook", h.name.as_str())], value(h)));
+        let good = self.hooks.iter().filter_map(|h| Some(([("hook", h.name.as_str())], h.last_success?)));
+        out.counters("ingress_hook_messages", "Messages by what became of them", results)?;
+        let help = "Attempts that failed and were to be made again";
+        out.counters("ingress_hook_retries", help, each(|h| h.retried_total))?;
+        out.gauges("ingress_hook_queue", "Messages that are not delivered yet", each(|h| h.waiting))?;
+        let failing = each(|h| u64::from(h.state == HookStatus::FAILING));
+        out.gauges("ingress_hook_failing", "1: the last attempt failed", failing)?;
+        let help = "When a message was last delivered, Unix time";
+        out.gauges("ingress_hook_last_success_timestamp_seconds", help, good)
     }
 
     /// A backend that stands in a pool's `backends` and its `fallback` is one series.

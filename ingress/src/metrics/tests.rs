@@ -132,6 +132,7 @@ fn full_scrape() -> Scrape {
             claims_lost: 0,
             nodes: 3,
         }),
+        hooks: vec![crate::admin::fixture::hook()],
         process: ProcessUse::read(),
         started: 1.0,
     }

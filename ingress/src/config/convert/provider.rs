@@ -26,8 +26,18 @@ pub(super) fn convert_provider(
     if name.as_str() == ProviderName::FILE {
         report.error(At::Key(node), "this name stands for the configuration file itself; choose another", None);
     }
-    let FileProvider { registry, file, http_poll, registration, priority, last_good, on_remove, on_down, health } =
-        value;
+    let FileProvider {
+        registry,
+        file,
+        http_poll,
+        registration,
+        priority,
+        last_good,
+        stale_after,
+        on_remove,
+        on_down,
+        health,
+    } = value;
     let sources = [
         registry.map(|registry| convert_registry(registry.value, report)),
         file.map(|file| convert_file(file.value, report)),
@@ -62,6 +72,7 @@ pub(super) fn convert_provider(
             FileLastGood::Word(LastGoodWord::Off) => None,
             FileLastGood::Kept(KeptFor { max_age }) => Some(max_age.0),
         },
+        stale_after: stale_after.0,
         on_remove: convert_on_remove(on_remove),
         on_down: match on_down {
             FileOnDown::Cut => OnDown::Cut,

@@ -33,6 +33,9 @@ pub(in crate::config) struct FileProvider {
     /// Keep what it said last on disk, for a start at which its source does not answer: `{max_age: 24h}`, or `off`.
     #[serde(default)]
     pub(in crate::config) last_good: FileLastGood,
+    /// Its source may fail for so long before `hooks` are told that it is stale.
+    #[serde(default = "default_stale_after")]
+    pub(in crate::config) stale_after: Time,
     /// What happens to the connections of a route that it no longer names, as in `routes`.
     #[serde(default)]
     pub(in crate::config) on_remove: FileOnRemove,
@@ -132,6 +135,7 @@ impl Default for FileLastGood {
 default_functions! {
     default_poll_interval() -> Located<Time> = Located::unwritten(Time(defaults::POLL_INTERVAL));
     default_poll_timeout() -> Located<Time> = Located::unwritten(Time(defaults::POLL_TIMEOUT));
+    default_stale_after() -> Time = Time(defaults::STALE_AFTER);
     default_priority() -> Count<0, 1000> = Count(0);
     default_registry_bind() -> OneOrMany<Ip> = OneOrMany(defaults::ALL_ADDRESSES.map(Ip).to_vec());
 }

@@ -188,7 +188,8 @@ fn lab(addresses: &[SocketAddr], sentinel: Option<SentinelConfig>) -> Lab {
             let _ = done.map(|done| done.send(1));
         }
     });
-    let shared = Shared { commands, slots: Arc::new(tokio::sync::Semaphore::new(8)), tls: TlsClients::new() };
+    let slots = Arc::new(tokio::sync::Semaphore::new(8));
+    let shared = Shared { commands, events: crate::events::Events::new(), slots, tls: TlsClients::new() };
     let plan = Plan { health: check, proxy: ProxyProtocol::None, on_down: OnDown::Keep };
     let task = tokio::spawn(run(pool.backends.clone(), primary, plan, shared));
     Lab { pool, cuts, task: tokio_util::task::AbortOnDropHandle::new(task) }

@@ -172,6 +172,7 @@ pub(super) fn config(backends: &[SocketAddr]) -> Config {
         peers: None,
         ddns: None,
         etcd: None,
+        hooks: Default::default(),
         limits: Limits::default(),
         admin: AdminConfig::default(),
         kernel: KernelConfig::default(),

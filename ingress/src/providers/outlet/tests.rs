@@ -12,6 +12,7 @@ fn config(last_good: Option<Duration>) -> ProviderConfig {
         }),
         priority: 0,
         last_good,
+        stale_after: Duration::from_secs(30),
         on_remove: OnRemove::L4,
         on_down: OnDown::Keep,
         health: None,

@@ -1,0 +1,85 @@
+//! HTTP to other people's servers: one kind of client, secrets from files, and errors whose words hold none.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::header::HeaderValue;
+
+/// Why nothing could be asked. Texts name the place and what to do; none holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    #[error("reading {}: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{}: {why}", path.display())]
+    BadFile { path: PathBuf, why: &'static str },
+    #[error("cannot prepare TLS: {0}")]
+    Tls(String),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Transport(String),
+}
+
+/// A client that follows no redirect and knows no proxy. `ca_file`: trusted instead of the system's certificates; they are
+/// loaded only for `https://`.
+pub fn client(url: &str, ca_file: Option<&Path>, connect_timeout: Duration) -> Result<reqwest::Client, OutboundError> {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("ingress/", env!("CARGO_PKG_VERSION")))
+        // A token is for the host that it was given for.
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(connect_timeout);
+    let builder = match ca_file {
+        Some(path) => {
+            let pem = std::fs::read(path).map_err(|source| OutboundError::File { path: path.to_owned(), source })?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|_| OutboundError::BadFile { path: path.to_owned(), why: "no certificate in PEM" })?;
+            builder.tls_certs_only(certificates)
+        }
+        // A host without certificates can still speak plain HTTP.
+        None if url.starts_with("http://") => builder.tls_certs_only([]),
+        None => builder,
+    };
+    builder.build().map_err(|error| OutboundError::Tls(words(&error)))
+}
+
+/// The token in a file, as `Authorization`.
+pub fn bearer(path: &Path) -> Result<HeaderValue, OutboundError> {
+    let header = HeaderValue::try_from(format!("Bearer {}", secret(path)?.trim()));
+    let why = "a token is one line of printable characters";
+    let mut header = header.map_err(|_| OutboundError::BadFile { path: path.to_owned(), why })?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// A file that is not empty.
+pub fn secret(path: &Path) -> Result<String, OutboundError> {
+    let text = std::fs::read_to_string(path).map_err(|source| OutboundError::File { path: path.to_owned(), source })?;
+    match text.trim().is_empty() {
+        true => {
+            Err(OutboundError::BadFile { path: path.to_owned(), why: "the file is empty; write the secret into it" })
+        }
+        false => Ok(text),
+    }
+}
+
+impl From<reqwest::Error> for OutboundError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Transport(words(&error.without_url()))
+    }
+}
+
+/// With all that it was caused by.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
