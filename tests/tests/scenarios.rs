@@ -3,6 +3,7 @@
 mod scenarios {
     mod lab_itself;
     mod s0_hooks;
+    mod s0_monitoring;
     mod s0_peers;
     mod s0_registration;
     mod s1_admission;
