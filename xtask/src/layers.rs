@@ -39,7 +39,10 @@ const TABLE: &[Layer] = &[
     Layer { modules: LEAVES, may: &[MODEL] },
     Layer { modules: &["dataplane", "tls", "health", "vrrp", "resolve"], may: &[MODEL] },
     Layer { modules: &["control"], may: &[MODEL, &["watch"]] },
-    Layer { modules: &["providers"], may: &[MODEL, &["control::last_good", "etcd", "outbound", "peers", "serve", "watch"]] },
+    Layer {
+        modules: &["providers"],
+        may: &[MODEL, &["control::last_good", "etcd", "outbound", "peers", "serve", "watch"]],
+    },
     Layer { modules: &["hooks"], may: &[MODEL, &["control::state", "outbound"]] },
     Layer { modules: &["import", "ddns"], may: &[MODEL] },
     Layer { modules: &["watch", "serve", "outbound"], may: &[] },
