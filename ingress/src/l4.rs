@@ -1,7 +1,7 @@
 //! Accepts connections, reads the ClientHello, connects to a backend, then relays or hands off to the kernel.
 //!
 //! [`listener`] keeps the bound sockets equal to the snapshot's listeners; [`worker`] threads accept and carry each
-//! connection from begin to end ([`connection`]). All of them share one [`Plane`].
+//! connection from begin to end (`connection`). All of them share one [`Plane`].
 
 pub mod client_hello;
 pub mod ends;

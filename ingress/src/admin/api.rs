@@ -9,7 +9,7 @@
 //! | `POST /v1/pools/{pool}/backends/{backend}` with [`BackendOrder`] | [`Ordered`], 404, or 422 and why not |
 //! | `POST /v1/routes` with [`RoutesQuery`] | a list of [`RouteView`] |
 //! | `POST /v1/preview` with [`PreviewQuery`] | [`Changes`], or 422 and why not |
-//! | `POST /v1/reload` | [`Reloaded`](super::Reloaded), or 422 and why not |
+//! | `POST /v1/reload` | [`Reloaded`], or 422 and why not |
 //! | `POST /v1/drain` with [`DrainOrder`] | [`Drained`] |
 //! | `POST /v1/peers/remove` with [`PeerName`] | `{}`, or 422 and why not |
 //! | `GET /v1/hooks` | a list of [`HookStatus`] |
