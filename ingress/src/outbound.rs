@@ -1,15 +1,19 @@
-//! HTTP to other people's servers: one kind of client, secrets from files, and errors whose words hold none.
+//! HTTP to other people's servers: one kind of client, tokens from files, and errors whose words hold none.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 
+use crate::secret::{Secret, SecretError};
+
 /// Why nothing could be asked. Texts name the place and what to do; none holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboundError {
     #[error("reading {}: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error("{}: {why}", path.display())]
     BadFile { path: PathBuf, why: &'static str },
     #[error("cannot prepare TLS: {0}")]
@@ -45,22 +49,11 @@ pub fn client(url: &str, ca_file: Option<&Path>, connect_timeout: Duration) -> R
 
 /// The token in a file, as `Authorization`.
 pub fn bearer(path: &Path) -> Result<HeaderValue, OutboundError> {
-    let header = HeaderValue::try_from(format!("Bearer {}", secret(path)?.trim()));
+    let header = HeaderValue::try_from(format!("Bearer {}", Secret::read(path)?.expose()));
     let why = "a token is one line of printable characters";
     let mut header = header.map_err(|_| OutboundError::BadFile { path: path.to_owned(), why })?;
     header.set_sensitive(true);
     Ok(header)
-}
-
-/// A file that is not empty.
-pub fn secret(path: &Path) -> Result<String, OutboundError> {
-    let text = std::fs::read_to_string(path).map_err(|source| OutboundError::File { path: path.to_owned(), source })?;
-    match text.trim().is_empty() {
-        true => {
-            Err(OutboundError::BadFile { path: path.to_owned(), why: "the file is empty; write the secret into it" })
-        }
-        false => Ok(text),
-    }
 }
 
 impl From<reqwest::Error> for OutboundError {

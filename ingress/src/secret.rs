@@ -1,4 +1,4 @@
-//! Secrets that stand in files of their own: one line, read when it is needed, never shown.
+//! Secrets that stand in files of their own: read when they are needed, never shown.
 //!
 //! Read again at each use, so that a secret that is exchanged needs no reload.
 
@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// A password or token.
+/// A password or token, or several in lines.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -27,6 +27,19 @@ impl Secret {
     /// # Errors
     /// The file cannot be read, everybody can read it, or it is not one line of printable characters.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
+        Self::read_unless(path, char::is_control, "a secret is one line of printable characters")
+    }
+
+    /// Several, one a line, while one takes the place of another.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub fn read_lines(path: &Path) -> Result<Self, SecretError> {
+        let is_bad = |c: char| c.is_control() && !matches!(c, '\r' | '\n');
+        Self::read_unless(path, is_bad, "secrets are lines of printable characters")
+    }
+
+    fn read_unless(path: &Path, is_bad: impl Fn(char) -> bool, why: &'static str) -> Result<Self, SecretError> {
         let read = |source| SecretError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(read)?;
         let mode = file.metadata().map_err(read)?.permissions().mode() & 0o7777;
@@ -36,12 +49,12 @@ impl Secret {
         let mut text = String::new();
         file.take(LONGEST + 1).read_to_string(&mut text).map_err(read)?;
         let unusable = |why| SecretError::Unusable { path: path.to_owned(), why };
-        let line = text.trim();
-        match line.len() {
+        let text = text.trim();
+        match text.len() {
             0 => Err(unusable("it is empty; write the secret into it")),
             length if length as u64 > LONGEST => Err(unusable("it is too long for a secret")),
-            _ if line.chars().any(char::is_control) => Err(unusable("a secret is one line of printable characters")),
-            _ => Ok(Self(line.to_owned())),
+            _ if text.chars().any(is_bad) => Err(unusable(why)),
+            _ => Ok(Self(text.to_owned())),
         }
     }
 
@@ -67,11 +80,15 @@ mod tests {
     use super::*;
 
     fn read(text: &str, mode: u32) -> Result<Secret, String> {
+        read_by(Secret::read, text, mode)
+    }
+
+    fn read_by(read: impl Fn(&Path) -> Result<Secret, SecretError>, text: &str, mode: u32) -> Result<Secret, String> {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("token");
         std::fs::write(&path, text).expect("a file");
         std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("its mode");
-        Secret::read(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "token"))
+        read(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "token"))
     }
 
     #[test]
@@ -82,6 +99,16 @@ mod tests {
         for bad in ["", "\n", "hunter2\nhunter3\n", &"hunter2".repeat(1000)] {
             let error = read(bad, 0o600).expect_err("no secret");
             assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn several_secrets_stand_in_lines() {
+        let lines = |text, mode| read_by(Secret::read_lines, text, mode);
+        assert_eq!(lines("hunter2\nhunter3\n", 0o600).expect("two").expose(), "hunter2\nhunter3");
+        for (bad, mode) in [("\n\n", 0o600), ("hunter2\0\nhunter3\n", 0o600), ("hunter2\nhunter3\n", 0o644)] {
+            let error = lines(bad, mode).expect_err("no secrets");
+            assert!(!error.contains("hunter"), "{error}");
         }
     }
 

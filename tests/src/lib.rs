@@ -29,6 +29,7 @@ pub mod redis;
 pub mod registration;
 pub mod s1;
 pub mod scripted;
+pub mod secret;
 pub mod skip;
 pub mod talk;
 pub mod tcx;

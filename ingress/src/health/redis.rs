@@ -9,6 +9,7 @@ mod follow;
 mod resp;
 mod sentinel;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use tracing::{debug, info, warn};
 
 use super::probe::{Probe, ProbeError};
-use super::{Plan, Shared, clock, cut};
+use super::{Plan, Shared, clock, cut, tell};
 use crate::balance::{Backend, Check, HealthState, Outlook, Primary, SentinelsView};
 use crate::config::{HealthConfig, OnDown, ProbeConfig};
 use crate::l4::outcome::EndReason;
@@ -54,6 +55,8 @@ struct Following {
     heard: Option<(SentinelsView, Option<String>)>,
     /// The last problem that was logged.
     told: Option<String>,
+    /// Primaries that were lost, and told of as down. Who is no primary is not told of.
+    lost: BTreeSet<usize>,
 }
 
 enum Event {
@@ -84,7 +87,18 @@ impl Following {
         }
         let follow = Follow::new(rules, backends.len(), kept, &deposed);
         let probes = backends.iter().map(probe).collect();
-        Self { backends, probes, sentinels, primary, plan, shared, follow, heard: None, told: None }
+        Self {
+            backends,
+            probes,
+            sentinels,
+            primary,
+            plan,
+            shared,
+            follow,
+            heard: None,
+            told: None,
+            lost: BTreeSet::new(),
+        }
     }
 
     /// Asks everybody once, and acts on each answer as it comes.
@@ -141,6 +155,9 @@ impl Following {
                 let backend = self.backends[n].clone();
                 self.primary.follow(None, clock());
                 warn!(pool = %backend.pool, backend = backend.name, why = why.as_str(), "the primary takes no connections any more");
+                if why == Why::Lost && self.lost.insert(n) {
+                    tell(&backend, HealthState::Up, HealthState::Down, &self.shared.events);
+                }
                 match (why, self.plan.on_down) {
                     (Why::Demoted | Why::Outvoted | Why::Superseded, _) => self.cut(&backend, EndReason::Demoted).await,
                     (Why::Lost, OnDown::Cut) => self.cut(&backend, EndReason::BackendDown).await,
@@ -188,6 +205,9 @@ impl Following {
                 Standing::Failing => HealthState::Down,
             };
             backend.enter(state, now);
+            if state != HealthState::Down && self.lost.remove(&n) {
+                tell(backend, HealthState::Down, state, &self.shared.events);
+            }
         }
         let problem = self.problem(&rivals);
         if problem != self.told {

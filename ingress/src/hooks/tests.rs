@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -176,6 +177,11 @@ async fn a_signature_can_be_checked_and_an_unread_secret_sends_nothing() {
     assert!(missing.contains("No such file") && missing.contains("secret"), "{missing}");
     assert!(receiver.is_silent());
     std::fs::write(&file, "0123456789abcdef0123456789abcdef\n").expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("its mode");
+    let open = lab.hooks.clone().test("chat".into()).await.expect_err("everybody can read it");
+    assert!(open.contains("can be read by everybody") && open.contains("chmod o-rwx"), "{open}");
+    assert!(receiver.is_silent());
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
     let tested = lab.hooks.clone().test("chat".into()).await.expect("delivered");
     let request = receiver.next().await;
     assert_eq!((request.header("webhook-id"), &request.body["event"]), (tested.id.as_str(), &json!("test")));

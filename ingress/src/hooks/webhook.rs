@@ -12,6 +12,7 @@ use super::signature;
 use crate::config::{TokenSource, WebhookBody, WebhookConfig, WebhookUrl};
 use crate::events::Message;
 use crate::outbound::{self, OutboundError};
+use crate::secret::{Secret, SecretError};
 
 #[derive(Debug)]
 pub(super) struct Webhook {
@@ -25,6 +26,8 @@ pub(super) struct Webhook {
 enum PostError {
     #[error(transparent)]
     Outbound(#[from] OutboundError),
+    #[error(transparent)]
+    File(#[from] SecretError),
     #[error("the secret in {place}: {why}")]
     Secret { place: String, why: String },
     #[error("the environment has no {0}; a daemon sees what it was started with")]
@@ -52,7 +55,7 @@ impl Webhook {
     async fn post(&self, id: &str, body: String) -> Result<Outcome, PostError> {
         let url = match &self.config.url {
             WebhookUrl::Plain(url) => url.clone(),
-            WebhookUrl::File(path) => outbound::secret(path)?.trim().to_owned(),
+            WebhookUrl::File(path) => Secret::read(path)?.expose().to_owned(),
         };
         let now = SystemTime::now();
         let headers = self.headers(id, now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(), &body)?;
@@ -86,7 +89,7 @@ impl Webhook {
         insert("webhook-timestamp", timestamp.to_string());
         if let Some(source) = &self.config.secret {
             let (place, text) = match source {
-                TokenSource::File(path) => (path.display().to_string(), outbound::secret(path)?),
+                TokenSource::File(path) => (path.display().to_string(), Secret::read_lines(path)?.expose().to_owned()),
                 TokenSource::Env(name) => {
                     (name.clone(), std::env::var(name).map_err(|_| PostError::NoVariable(name.clone()))?)
                 }

@@ -8,6 +8,7 @@ use ingress_tests::node::Node;
 use ingress_tests::receiver::Receiver;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
+use ingress_tests::secret;
 use ingress_tests::wait::{PATIENCE, wait_for, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -28,7 +29,7 @@ impl Told {
         let leaf = lab.certificate(&[&host.address.to_string()])?;
         let receiver = Receiver::start(host, leaf, SECRET)?;
         let dir = tempfile::Builder::new().prefix("ing-told-").tempdir()?;
-        std::fs::write(dir.path().join("secret"), format!("{SECRET}\n"))?;
+        secret::write(&dir.path().join("secret"), SECRET)?;
         Ok(Self { receiver, lab, dir })
     }
 

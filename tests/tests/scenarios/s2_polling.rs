@@ -10,6 +10,7 @@ use ingress_tests::lab::LabOptions;
 use ingress_tests::node::Node;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
+use ingress_tests::secret;
 use ingress_tests::talk::Talk;
 use ingress_tests::wait::{PATIENCE, wait_for, wait_until};
 use ingress_tests::wire::{Ending, client_hello, ending};
@@ -33,7 +34,7 @@ impl S2 {
         let hosts = &lab.lab.backends[..2];
         let backends = hosts.iter().map(|host| host.ns.listen(host.socket(443))).collect::<std::io::Result<_>>()?;
         let dir = tempfile::Builder::new().prefix("ing-s2-").tempdir()?;
-        std::fs::write(dir.path().join("token"), format!("{TOKEN}\n"))?;
+        secret::write(&dir.path().join("token"), TOKEN)?;
         Ok(Self { plane, backends, lab, dir })
     }
 

@@ -40,11 +40,13 @@ pub(in crate::config) struct FileHook {
 pub(in crate::config) struct FileWebhook {
     /// Where to POST; `http://` or `https://`, without user and password.
     pub(in crate::config) url: Option<Located<HttpUrl>>,
-    /// File with the URL, where the URL itself is a secret, as those of chat services are. Read at each message.
+    /// File with the URL, where the URL itself is a secret, as those of chat services are. Only its owner and group may
+    /// read it. Read at each message.
     pub(in crate::config) url_file: Option<AbsolutePath>,
     /// What messages are signed with, so that the receiver knows who sent them.
     pub(in crate::config) secret: Option<Located<FileSecret>>,
-    /// File with the token that is sent as `Authorization: Bearer`. Read at each message.
+    /// File with the token that is sent as `Authorization: Bearer`. Only its owner and group may read it. Read at
+    /// each message.
     pub(in crate::config) token_file: Option<AbsolutePath>,
     /// File with the certificates (PEM) to trust instead of the system's.
     pub(in crate::config) ca_file: Option<AbsolutePath>,
@@ -71,7 +73,8 @@ pub(in crate::config) enum FileFormat {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a mapping with the key `file` or `env`")]
 pub(in crate::config) struct FileSecret {
-    /// File with the secret; one a line, if several are good while they are exchanged. Read at each message.
+    /// File with the secret; one a line, if several are good while they are exchanged. Only its owner and group may read it.
+    /// Read at each message.
     pub(in crate::config) file: Option<AbsolutePath>,
     /// Environment variable with the secret.
     pub(in crate::config) env: Option<EnvName>,

@@ -102,7 +102,7 @@ pub(in crate::config) struct FileHttpPoll {
     /// For the whole answer.
     #[serde(default = "default_poll_timeout")]
     pub(in crate::config) timeout: Located<Time>,
-    /// File with the token that is sent as `Authorization: Bearer`. Read at each question.
+    /// File with the token that is sent as `Authorization: Bearer`. Only its owner and group may read it. Read at each question.
     pub(in crate::config) token_file: Option<AbsolutePath>,
     /// File with the certificates (PEM) to trust instead of the system's.
     pub(in crate::config) ca_file: Option<AbsolutePath>,

@@ -13,6 +13,7 @@ use crate::balance::{Pool, fixture};
 use crate::config::{
     BackendAddress, BackendConfig, PoolConfig, ProxyProtocol, RedisLogin, RedisProbe, RedisRole, SentinelConfig,
 };
+use crate::events::{EventKind, Events, Item};
 use crate::flow::FlowCommand;
 use crate::route::PoolName;
 
@@ -162,6 +163,7 @@ type Cut = (String, EndReason, Option<String>);
 struct Lab {
     pool: Pool,
     cuts: Arc<Mutex<Vec<Cut>>>,
+    heard: tokio::sync::broadcast::Receiver<Arc<crate::events::Event>>,
     task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
@@ -189,10 +191,12 @@ fn lab(addresses: &[SocketAddr], sentinel: Option<SentinelConfig>) -> Lab {
         }
     });
     let slots = Arc::new(tokio::sync::Semaphore::new(8));
-    let shared = Shared { commands, events: crate::events::Events::new(), slots, tls: TlsClients::new() };
+    let events = Events::new();
+    let heard = events.listen();
+    let shared = Shared { commands, events, slots, tls: TlsClients::new() };
     let plan = Plan { health: check, proxy: ProxyProtocol::None, on_down: OnDown::Keep };
     let task = tokio::spawn(run(pool.backends.clone(), primary, plan, shared));
-    Lab { pool, cuts, task: tokio_util::task::AbortOnDropHandle::new(task) }
+    Lab { pool, cuts, heard, task: tokio_util::task::AbortOnDropHandle::new(task) }
 }
 
 impl Lab {
@@ -207,6 +211,15 @@ impl Lab {
             let view = self.pool.view(std::time::Instant::now()).primary;
             assert!(std::time::Instant::now() < deadline, "still waiting for: {what}; {view:?}");
             tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn next_event(&mut self) -> (EventKind, String) {
+        let heard = tokio::time::timeout(Duration::from_secs(20), self.heard.recv()).await;
+        let event = heard.expect("an event in time").expect("somebody tells");
+        match &event.items[..] {
+            [Item::Backend { backend, .. }] => (event.kind, backend.clone()),
+            other => panic!("about one backend: {other:?}"),
         }
     }
 
@@ -240,7 +253,7 @@ async fn a_demotion_empties_the_place_cuts_and_then_fills_it_again() {
 #[tokio::test]
 async fn of_two_that_say_so_one_is_followed_and_the_other_is_named() {
     let (a, b) = (Scripted::start(PRIMARY).await, Scripted::start(REPLICA).await);
-    let lab = lab(&[a.address, b.address], None);
+    let mut lab = lab(&[a.address, b.address], None);
     lab.wait("the primary is found", |lab| lab.taking().as_deref() == Some("b0")).await;
     b.say(PRIMARY);
     lab.wait("the rival is seen", |lab| lab.problem().is_some()).await;
@@ -249,6 +262,9 @@ async fn of_two_that_say_so_one_is_followed_and_the_other_is_named() {
     *a.says.lock() = None;
     lab.wait("the other takes over, once the first is lost", |lab| lab.taking().as_deref() == Some("b1")).await;
     assert_eq!(*lab.cuts.lock(), [], "on_down: keep, and nothing was there");
+    assert_eq!(lab.next_event().await, (EventKind::BackendDown, "b0".to_owned()), "the rival is no news");
+    a.say(REPLICA);
+    assert_eq!(lab.next_event().await, (EventKind::BackendUp, "b0".to_owned()), "it is back as a replica");
 }
 
 #[tokio::test]
