@@ -24,16 +24,21 @@ pub enum OutboundError {
     Transport(String),
 }
 
-/// A client that follows no redirect and knows no proxy. `ca_file`: trusted instead of the system's certificates; they are
-/// loaded only for `https://`.
+/// A client as of [`builder`], and no more.
 pub fn client(url: &str, ca_file: Option<&Path>, connect_timeout: Duration) -> Result<reqwest::Client, OutboundError> {
+    let builder = builder(url.starts_with("https://"), ca_file)?.connect_timeout(connect_timeout);
+    builder.build().map_err(|error| OutboundError::Tls(words(&error)))
+}
+
+/// It follows no redirect and knows no proxy. `ca_file`: trusted instead of the system's certificates; those are loaded only
+/// if there is to be TLS.
+pub fn builder(tls: bool, ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, OutboundError> {
     let builder = reqwest::Client::builder()
         .user_agent(concat!("ingress/", env!("CARGO_PKG_VERSION")))
         // A token is for the host that it was given for.
         .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .connect_timeout(connect_timeout);
-    let builder = match ca_file {
+        .no_proxy();
+    Ok(match ca_file {
         Some(path) => {
             let pem = std::fs::read(path).map_err(|source| OutboundError::File { path: path.to_owned(), source })?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
@@ -41,10 +46,9 @@ pub fn client(url: &str, ca_file: Option<&Path>, connect_timeout: Duration) -> R
             builder.tls_certs_only(certificates)
         }
         // A host without certificates can still speak plain HTTP.
-        None if url.starts_with("http://") => builder.tls_certs_only([]),
+        None if !tls => builder.tls_certs_only([]),
         None => builder,
-    };
-    builder.build().map_err(|error| OutboundError::Tls(words(&error)))
+    })
 }
 
 /// The token in a file, as `Authorization`.
@@ -63,7 +67,7 @@ impl From<reqwest::Error> for OutboundError {
 }
 
 /// With all that it was caused by.
-fn words(error: &dyn std::error::Error) -> String {
+pub fn words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -54,7 +54,7 @@ impl EtcdLab {
     /// A cluster, with TLS and certificates of clients where `tls` says so, and hosts for `nodes`.
     pub fn without_nodes(members: usize, nodes: usize, tls: bool) -> Result<Self> {
         let net = MeshLab::plugged(nodes)?;
-        std::fs::write(net.dir.path().join("second"), format!("{SECOND_TOKEN}\n"))?;
+        crate::secret::write(&net.dir.path().join("second"), SECOND_TOKEN)?;
         let hosts = (110..).take(members).map(|last| net.plug("etcd", last)).collect::<Result<Vec<_>>>()?;
         let scheme = if tls { "https" } else { "http" };
         let client_leaf = tls.then(|| net.authority.issue_without_common_name("node.example.com")).transpose()?;

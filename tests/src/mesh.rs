@@ -56,7 +56,7 @@ impl MeshLab {
     /// The network alone, with hosts for `count` nodes.
     pub fn plugged(count: usize) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ing-mesh-").tempdir()?;
-        std::fs::write(dir.path().join("token"), format!("{TOKEN}\n"))?;
+        crate::secret::write(&dir.path().join("token"), TOKEN)?;
         let switch = Namespace::new("switch")?;
         switch.ip_batch("link add private type bridge\nlink set private up\n")?;
         let hosts = (1..).zip(NAMES).take(count).map(|(n, name)| plug(&switch, name, n));

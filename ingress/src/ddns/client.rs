@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::api::{ApiError, Method, Reply, Request, TokenAt};
 use crate::config::DdnsApi;
+use crate::outbound;
 use crate::secret::Secret;
 
 #[derive(Debug)]
@@ -87,16 +88,9 @@ pub(super) async fn read(mut response: Response, most: usize) -> Result<Vec<u8>,
 
 /// `local`: from which family of addresses it speaks.
 pub(super) fn connectable(url: &str, local: Option<std::net::IpAddr>) -> Result<reqwest::Client, ApiError> {
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("ingress/", env!("CARGO_PKG_VERSION")))
-        // A token is for the host that it was given for.
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .local_address(local)
-        .connect_timeout(TIMEOUT);
-    // A host without certificates can still speak plain HTTP.
-    let builder = if url.starts_with("http://") { builder.tls_certs_only([]) } else { builder };
-    builder.build().map_err(transport)
+    let builder = outbound::builder(url.starts_with("https://"), None);
+    let builder = builder.map_err(|error| ApiError::Local(error.to_string()))?;
+    builder.local_address(local).connect_timeout(TIMEOUT).build().map_err(transport)
 }
 
 /// `Retry-After` in seconds (RFC 9110 section 10.2.3), or `RateLimit-Reset` as Hetzner sends it: a Unix time.
@@ -108,17 +102,7 @@ fn wait(headers: &HeaderMap) -> Option<Duration> {
 }
 
 pub(super) fn transport(error: reqwest::Error) -> ApiError {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    ApiError::Transport(text)
+    ApiError::Transport(outbound::words(&error.without_url()))
 }
 
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);

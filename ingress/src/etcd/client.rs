@@ -14,6 +14,8 @@ use super::error::EtcdError;
 use super::lines::Lines;
 use super::wire;
 use crate::config::{EtcdConfig, EtcdIdentity, EtcdLogin, TokenSource};
+use crate::outbound::{self, words};
+use crate::secret::Secret;
 
 pub(super) struct Client {
     config: EtcdConfig,
@@ -248,24 +250,12 @@ async fn bounded(response: &mut Response, endpoint: &str) -> Result<Vec<u8>, Etc
 
 fn connectable(config: &EtcdConfig) -> Result<reqwest::Client, EtcdError> {
     let read = |path: &Path| std::fs::read(path).map_err(|source| EtcdError::File { path: path.to_owned(), source });
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("ingress/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
+    let tls = config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+    let builder = outbound::builder(tls, config.ca_file.as_deref())?
         // A watch that nobody reads may not stop the questions beside it.
         .http1_only()
         .tcp_keepalive(KEEPALIVE)
         .connect_timeout(config.timeout);
-    let is_plain = config.endpoints.iter().all(|endpoint| endpoint.starts_with("http://"));
-    let builder = match &config.ca_file {
-        Some(path) => {
-            let bad = |_| EtcdError::BadFile { path: path.clone(), why: "no certificate in PEM" };
-            builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&read(path)?).map_err(bad)?)
-        }
-        // A host without certificates can still speak plain HTTP.
-        None if is_plain => builder.tls_certs_only([]),
-        None => builder,
-    };
     let builder = match &config.identity {
         Some(EtcdIdentity { cert_file, key_file }) => {
             let both = [read(key_file)?, read(cert_file)?].join(&b'\n');
@@ -280,34 +270,12 @@ fn connectable(config: &EtcdConfig) -> Result<reqwest::Client, EtcdError> {
 fn read_password(source: &TokenSource) -> Result<String, EtcdError> {
     match source {
         TokenSource::Env(name) => std::env::var(name).map_err(|_| EtcdError::NoVariable(name.clone())),
-        TokenSource::File(path) => {
-            let text = std::fs::read_to_string(path);
-            let text = text.map_err(|source| EtcdError::File { path: path.clone(), source })?;
-            match text.trim_end_matches(['\r', '\n']) {
-                "" => Err(EtcdError::BadFile { path: path.clone(), why: "it is empty; write the password into it" }),
-                password => Ok(password.to_owned()),
-            }
-        }
+        TokenSource::File(path) => Ok(Secret::read(path)?.expose().to_owned()),
     }
 }
 
 fn transport(endpoint: &str, error: reqwest::Error) -> EtcdError {
     EtcdError::Transport { endpoint: endpoint.to_owned(), why: words(&error.without_url()) }
-}
-
-/// With all that it was caused by.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Bytes of one answer: a page of registrations, in base64.

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::outbound::OutboundError;
+use crate::secret::SecretError;
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EtcdError {
     #[error("reading {}: {source}", path.display())]
@@ -13,6 +16,10 @@ pub(super) enum EtcdError {
     NoVariable(String),
     #[error("cannot prepare TLS: {0}")]
     Tls(String),
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error("{endpoint}: no answer within {after:?}")]
     Timeout { endpoint: String, after: Duration },
     #[error("no endpoint answered within {0:?}")]
@@ -45,7 +52,7 @@ impl EtcdError {
                 *code == UNAVAILABLE || lost.iter().any(|words| message.contains(words))
             }
             Self::File { .. } | Self::BadFile { .. } | Self::NoVariable(_) | Self::Tls(_) => false,
-            Self::Patience(_) | Self::TooLarge | Self::GivenUp { .. } => false,
+            Self::Outbound(_) | Self::Secret(_) | Self::Patience(_) | Self::TooLarge | Self::GivenUp { .. } => false,
         }
     }
 

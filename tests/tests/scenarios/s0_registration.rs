@@ -1,8 +1,10 @@
 //! Backends register themselves: what is acknowledged is routable at once and survives everything, what is not allowed
 //! changes nothing, and nobody else's connection notices.
 
+use std::fs::Permissions;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -35,7 +37,7 @@ impl S0 {
     fn start() -> Result<Self> {
         let tokens = tempfile::Builder::new().prefix("ing-s0-").tempdir()?;
         for (name, token) in [("platform", PLATFORM), ("servers", SERVERS)] {
-            std::fs::write(tokens.path().join(name), format!("{token}\n"))?;
+            ingress_tests::secret::write(&tokens.path().join(name), token)?;
         }
         Ok(Self { lab: S1::without_backends(&LabOptions { clients: 2, ..LabOptions::default() })?, tokens })
     }
@@ -207,7 +209,15 @@ fn what_is_not_allowed_is_named_by_its_field_and_changes_nothing() -> Result<()>
         error().as_str().is_some_and(|e| e.contains("token servers"))
     })?;
     refused(&servers.get("/routes")?, 401, "");
+
+    // Nor does one that everybody on the host can read.
     std::fs::write(&file, secret)?;
+    std::fs::set_permissions(&file, Permissions::from_mode(0o644))?;
+    wait_until(PATIENCE, "the open token is told", || {
+        error().as_str().is_some_and(|e| e.contains("run: chmod o-rwx"))
+    })?;
+    refused(&servers.get("/routes")?, 401, "");
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
     wait_until(PATIENCE, "all is well again", || {
         error().is_null() && servers.get("/routes").is_ok_and(|a| a.status == 200)
     })

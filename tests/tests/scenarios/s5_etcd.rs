@@ -205,7 +205,7 @@ fn tls_and_login_are_needed_where_etcd_wants_them_and_what_is_wrong_is_named() -
         lab.etcdctl(words)?;
     }
     let file = lab.net.dir.path().join("password");
-    std::fs::write(&file, "right-password\n")?;
+    ingress_tests::secret::write(&file, "right-password")?;
     let strange = strange_authority(&lab)?;
     let good = |n: usize| {
         let mut config = lab.config(n);
@@ -217,7 +217,7 @@ fn tls_and_login_are_needed_where_etcd_wants_them_and_what_is_wrong_is_named() -
     };
     let (mut wrong_password, mut wrong_ca) = (good(1), good(2));
     let wrong = lab.net.dir.path().join("wrong");
-    std::fs::write(&wrong, "not-this-password\n")?;
+    ingress_tests::secret::write(&wrong, "not-this-password")?;
     wrong_password["etcd"]["password_file"] = json!(wrong);
     wrong_password["etcd"]["endpoints"] = json!(lab.endpoints());
     wrong_ca["etcd"]["tls"]["ca_file"] = json!(strange);

@@ -9,6 +9,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::{TokenConfig, TokenSource};
 use crate::route::SniPattern;
+use crate::secret::{self, SecretError};
 
 /// All tokens that let somebody in.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +48,7 @@ impl Tokens {
         let (mut tokens, mut problems) = (Self::default(), Vec::new());
         for (name, TokenConfig { source, hosts }) in config {
             let text = match source {
-                TokenSource::File(path) => read(path),
+                TokenSource::File(path) => read(path).map_err(|error| error.to_string()),
                 TokenSource::Env(variable) => {
                     environment(variable).ok_or_else(|| format!("the environment has no {variable}"))
                 }
@@ -135,8 +136,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("reading {}: {error}", path.display()))
+fn read(path: &Path) -> Result<String, SecretError> {
+    Ok(secret::Secret::read_lines(path)?.expose().to_owned())
 }
 
 /// One a line. The message never repeats what stands there.
