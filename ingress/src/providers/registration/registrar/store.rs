@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::round::Pending;
 use super::sync::{Asked, entry, unix_ms, version_of};
-use super::{Pending, Registrar, Stopping, now};
+use super::{Registrar, Stopping, now};
 use crate::etcd::ledger::{Judgement, Ledger, Local, What, Word};
 use crate::etcd::{Event, Outcome, Seat, Stored, Write};
 use crate::peers::sync::{Entry, Version};

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::config::{self, ProviderConfig, ProviderSource};
+use crate::providers::registration::order::What;
 use crate::providers::registration::request;
 use crate::route::{Applied, News, ProviderName, ProviderUpdate};
 
