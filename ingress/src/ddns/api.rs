@@ -91,6 +91,26 @@ pub(super) trait Api: Send + Sync {
     fn changed(&self, reply: &Reply) -> Result<(), ApiError>;
 }
 
+impl Record {
+    /// Which of a provider's `list` are this record; each has `name`, `type`, `content` and `id`. `total` says how many the
+    /// provider knows of, if it does.
+    fn among(&self, list: &[Value], total: &Value) -> Result<Vec<Found>, ApiError> {
+        if total.as_u64().is_some_and(|total| total > list.len() as u64) {
+            return Err(ApiError::NotUnderstood("the list of records is not whole".to_owned()));
+        }
+        let is_wanted = |found: &&Value| {
+            let named = found["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(&self.name));
+            named && found["type"] == self.kind.as_str()
+        };
+        let read = |found: &Value| {
+            let address = found["content"].as_str().ok_or_else(|| missing("content"))?.to_owned();
+            found["id"].as_str().ok_or_else(|| missing("id"))?;
+            Ok(Found { address, raw: found.clone() })
+        };
+        list.iter().filter(is_wanted).map(read).collect()
+    }
+}
+
 impl Reply {
     /// The body of a good answer; else what the status means. `said` finds the provider's own words.
     fn good(&self, said: impl Fn(&Value) -> Option<String>) -> Result<&Value, ApiError> {

@@ -19,19 +19,7 @@ impl Api for Cloudflare {
     fn found(&self, record: &Record, reply: &Reply) -> Result<Vec<Found>, ApiError> {
         let body = self.good(reply)?;
         let list = body["result"].as_array().ok_or_else(|| missing("result"))?;
-        if body["result_info"]["total_count"].as_u64().is_some_and(|total| total > list.len() as u64) {
-            return Err(ApiError::NotUnderstood("the list of records is not whole".to_owned()));
-        }
-        let is_wanted = |found: &&Value| {
-            let named = found["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(&record.name));
-            named && found["type"] == record.kind.as_str()
-        };
-        let read = |found: &Value| {
-            let address = found["content"].as_str().ok_or_else(|| missing("content"))?.to_owned();
-            found["id"].as_str().ok_or_else(|| missing("id"))?;
-            Ok(Found { address, raw: found.clone() })
-        };
-        list.iter().filter(is_wanted).map(read).collect()
+        record.among(list, &body["result_info"]["total_count"])
     }
 
     fn create(&self, record: &Record, address: IpAddr) -> Request {

@@ -21,19 +21,7 @@ impl Api for HttpNet {
     fn found(&self, record: &Record, reply: &Reply) -> Result<Vec<Found>, ApiError> {
         let response = &good(reply)?["response"];
         let data = response["data"].as_array().ok_or_else(|| missing("response.data"))?;
-        if response["totalEntries"].as_u64().is_some_and(|total| total > data.len() as u64) {
-            return Err(ApiError::NotUnderstood("the list of records is not whole".to_owned()));
-        }
-        let is_wanted = |found: &&Value| {
-            let named = found["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(&record.name));
-            named && found["type"] == record.kind.as_str()
-        };
-        let read = |found: &Value| {
-            let address = found["content"].as_str().ok_or_else(|| missing("content"))?.to_owned();
-            found["id"].as_str().ok_or_else(|| missing("id"))?;
-            Ok(Found { address, raw: found.clone() })
-        };
-        data.iter().filter(is_wanted).map(read).collect()
+        record.among(data, &response["totalEntries"])
     }
 
     fn create(&self, record: &Record, address: IpAddr) -> Request {
