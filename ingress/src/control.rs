@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::config::{self, Config, LoadError, Loaded, Problems};
 use crate::flow::{FlowCommand, FlowFilter};
 use crate::l4::outcome::EndReason;
@@ -150,7 +151,7 @@ impl Control {
                 () = file.settled() => self.look(&mut file),
                 // What waits together is merged together.
                 1.. = updates.recv_many(&mut said, UPDATES_AT_ONCE) => self.hear(said.drain(..)),
-                () = sleep_until(drained) => self.cut.extend(self.removals.due(clock())),
+                () = clock::sleep_until(drained) => self.cut.extend(self.removals.due(clock::now())),
             }
             for route in self.cut.drain(..) {
                 let filter = FlowFilter { route: Some(route.to_string()), ..FlowFilter::default() };
@@ -248,7 +249,7 @@ impl Control {
         let snapshot = Arc::new(Snapshot { awaited, ..compile(config, Some(&current)) });
         refused.names(snapshot.routes.conflicts());
         self.note(refused);
-        self.cut.extend(self.removals.changed(&current.config.routes, &snapshot.config.routes, clock()));
+        self.cut.extend(self.removals.changed(&current.config.routes, &snapshot.config.routes, clock::now()));
         let generation = snapshot.generation;
         // Before: no connection is to meet a drained backend whose address is new. After: an order may have come meanwhile.
         self.administration.apply(&snapshot);
@@ -315,18 +316,6 @@ fn state_dir(path: &Path) -> PathBuf {
     let value = text.lines().find_map(|line| line.strip_prefix("state_dir:"));
     let value = value.map(|value| value.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']));
     value.filter(|value| value.starts_with('/')).map_or_else(|| PathBuf::from(config::STATE_DIR), PathBuf::from)
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// tokio's clock, which tests can stop.
-fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// Bounds how long a reload has to wait for its turn.

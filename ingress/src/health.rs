@@ -13,7 +13,7 @@ mod tls;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::balance::{AdminState, Backend, Check, HealthState, Pool, Primary};
+use crate::clock;
 use crate::config::{HealthConfig, OnDown, ProxyProtocol};
 use crate::events::{EventKind, Events, Item};
 use crate::flow::{FlowCommand, FlowFilter};
@@ -100,7 +101,7 @@ async fn reconcile(running: &mut BTreeMap<Key, Running>, snapshot: &Snapshot, sh
         let _ = task.await;
     }
     for pool in snapshot.pools.values().filter(|pool| pool.config.health.is_none()) {
-        pool.all().for_each(|backend| backend.forget_health(clock()));
+        pool.all().for_each(|backend| backend.forget_health(clock::now()));
     }
     for (key, job) in wanted {
         running.entry(key).or_insert_with(|| {
@@ -164,22 +165,22 @@ async fn check(backend: Arc<Backend>, plan: Plan, shared: Shared) {
     let HealthConfig { probe: _, port: _, interval, timeout: _, rise, fall } = plan.health;
     let schedule = Schedule { interval, rise, fall, phase: phase(interval) };
     let probe = Probe::new(&plan.health, plan.proxy, &backend.target, shared.tls);
-    let mut checker = Checker::new(schedule, backend.health().state, clock());
+    let mut checker = Checker::new(schedule, backend.health().state, clock::now());
     let mut actions = VecDeque::new();
     loop {
         let Some(action) = actions.pop_front() else {
             tokio::time::sleep_until(checker.next().into()).await;
-            actions.extend(checker.handle(Input::Timer, clock()));
+            actions.extend(checker.handle(Input::Timer, clock::now()));
             continue;
         };
         match action {
             Action::StartProbe if backend.admin_state() == AdminState::Maint => {
-                backend.forget_health(clock());
-                actions.extend(checker.handle(Input::Maintained, clock()));
+                backend.forget_health(clock::now());
+                actions.extend(checker.handle(Input::Maintained, clock::now()));
             }
             Action::StartProbe => {
                 let Some(verdict) = probe_all(&backend, &probe, &shared.slots).await else {
-                    actions.extend(checker.handle(Input::Unresolved, clock()));
+                    actions.extend(checker.handle(Input::Unresolved, clock::now()));
                     continue;
                 };
                 let before = checker.health();
@@ -208,7 +209,7 @@ async fn probe_all(backend: &Backend, probe: &Probe, slots: &Semaphore) -> Optio
         verdict.inspect_err(|error| debug!(pool = %backend.pool, backend = backend.name, %error, "probe failed"))
     }))
     .await;
-    let now = clock();
+    let now = clock::now();
     let fastest = verdicts.iter().filter_map(|verdict| verdict.as_ref().ok()).min();
     let first_error = verdicts.iter().find_map(|verdict| verdict.as_ref().err());
     match (fastest, first_error) {
@@ -265,11 +266,6 @@ async fn cut(backend: &Backend, reason: EndReason, commands: &mpsc::Sender<FlowC
 fn phase(interval: Duration) -> Duration {
     let part = RandomState::new().hash_one(()) >> 32;
     interval.mul_f64(part as f64 / (1u64 << 32) as f64)
-}
-
-/// tokio's clock, which tests can stop.
-fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// Probes that may run at the same time; bounds sockets and memory, whatever the number of backends.

@@ -9,7 +9,7 @@ mod system;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::balance::Backend;
+use crate::clock;
 use crate::config::BackendAddress;
 use crate::snapshot::Snapshot;
 
@@ -65,7 +66,7 @@ pub async fn run_with(
     snapshots.mark_changed();
     loop {
         while lookups.len() < MAX_LOOKUPS
-            && let Some(host) = names.due(clock())
+            && let Some(host) = names.due(clock::now())
         {
             lookups.push(lookup(&resolver, host));
         }
@@ -77,17 +78,17 @@ pub async fn run_with(
                     break;
                 }
                 users = users_of(&snapshots.borrow_and_update());
-                names.watch(users.keys(), clock());
+                names.watch(users.keys(), clock::now());
                 // A backend that is new may have a name that is not.
                 users.iter().for_each(|(host, backends)| tell(backends, names.addresses(host)));
             }
             Some((host, answer)) = lookups.next() => {
-                if let Some(news) = names.answered(&host, answer, clock()) {
+                if let Some(news) = names.answered(&host, answer, clock::now()) {
                     log(&host, &news);
                     tell(users.get(&host).map_or(&[], Vec::as_slice), names.addresses(&host));
                 }
             }
-            () = sleep_until(next) => {}
+            () = clock::sleep_until(next) => {}
         }
     }
 }
@@ -133,18 +134,6 @@ fn log(host: &str, news: &News) {
             warn!(host, %error, ?kept, "backend name cannot be resolved; the last good answer stays");
         }
     }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// tokio's clock, which tests can stop.
-fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// Questions that may be open at the same time.

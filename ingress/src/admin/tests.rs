@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::fixture::{Daemon, snapshot};
 use super::status::Status;
 use super::*;
+use crate::clock;
 use crate::config::{AdminHttpConfig, BasicAuthEnv};
 
 struct Answer {
@@ -64,11 +65,7 @@ async fn http_daemon(auth: Option<BasicAuthEnv>) -> (Daemon, SocketAddr) {
 }
 
 async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
-        tokio::task::yield_now().await;
-    }
+    assert!(clock::comes_true(condition).await, "still waiting for: {what}");
 }
 
 #[tokio::test]

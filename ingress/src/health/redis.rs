@@ -19,8 +19,9 @@ use futures_util::stream::FuturesUnordered;
 use tracing::{debug, info, warn};
 
 use super::probe::{Probe, ProbeError};
-use super::{Plan, Shared, clock, cut, tell};
+use super::{Plan, Shared, cut, tell};
 use crate::balance::{Backend, Check, HealthState, Outlook, Primary, SentinelsView};
+use crate::clock;
 use crate::config::{HealthConfig, OnDown, ProbeConfig};
 use crate::l4::outcome::EndReason;
 
@@ -83,7 +84,7 @@ impl Following {
         let kept = followed.as_ref().and_then(position);
         if kept.is_none() && followed.is_some() {
             // It has left the pool, and its connections are the reload's business.
-            primary.follow(None, clock());
+            primary.follow(None, clock::now());
         }
         let follow = Follow::new(rules, backends.len(), kept, &deposed);
         let probes = backends.iter().map(probe).collect();
@@ -128,7 +129,7 @@ impl Following {
     }
 
     fn answered(&mut self, n: usize, answer: Result<(Role, Duration), String>) -> Input {
-        let now = clock();
+        let now = clock::now();
         let (answer, check) = match answer {
             Ok((role, latency)) => (Answer::from(&role), Check::good(latency, now)),
             Err(error) => (Answer::Failed, Check::failed(error, now)),
@@ -153,7 +154,7 @@ impl Following {
         match action {
             Action::Leave(n, why) => {
                 let backend = self.backends[n].clone();
-                self.primary.follow(None, clock());
+                self.primary.follow(None, clock::now());
                 warn!(pool = %backend.pool, backend = backend.name, why = why.as_str(), "the primary takes no connections any more");
                 if why == Why::Lost && self.lost.insert(n) {
                     tell(&backend, HealthState::Up, HealthState::Down, &self.shared.events);
@@ -167,9 +168,9 @@ impl Following {
             Action::Follow(n) => {
                 self.empty_others().await;
                 let backend = self.backends[n].clone();
-                backend.enter(HealthState::Up, clock());
+                backend.enter(HealthState::Up, clock::now());
                 info!(pool = %backend.pool, backend = backend.name, "this is the primary now");
-                self.primary.follow(Some(backend), clock());
+                self.primary.follow(Some(backend), clock::now());
             }
         }
         let name = |n: usize| self.backends[n].name.clone();
@@ -191,7 +192,7 @@ impl Following {
 
     /// Puts into words how things stand.
     fn show(&mut self) {
-        let now = clock();
+        let now = clock::now();
         let mut rivals = Vec::new();
         for (n, backend) in self.backends.iter().enumerate() {
             let state = match self.follow.standing(n) {

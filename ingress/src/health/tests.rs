@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
@@ -49,11 +50,7 @@ fn pool(name: &str, config: PoolConfig, previous: Option<&Pool>) -> Pool {
 }
 
 async fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "still waiting for: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    assert!(clock::comes_true(async || condition()).await, "still waiting for: {what}");
 }
 
 async fn wait_for(backend: &Backend, state: HealthState) {

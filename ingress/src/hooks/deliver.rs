@@ -4,7 +4,7 @@ use std::future::pending;
 use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -14,6 +14,7 @@ use super::command::Command;
 use super::queue::{Outcome, Queue};
 use super::view::HookStatus;
 use super::webhook::Webhook;
+use crate::clock;
 use crate::config::{HookConfig, HookTarget};
 use crate::events::{Event, Message};
 
@@ -73,17 +74,17 @@ pub(super) async fn run(
             attempt = hook.next();
         }
         hook.show();
-        let wake = hook.queue.wake(clock());
+        let wake = hook.queue.wake(clock::now());
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => hook.queue.take(&event, new_id(), clock()),
+                Some(event) => hook.queue.take(&event, new_id(), clock::now()),
                 None => break,
             },
             outcome = in_flight(&mut attempt) => {
                 attempt = None;
                 hook.answered(&outcome);
             }
-            () = sleep_until(wake) => {}
+            () = clock::sleep_until(wake) => {}
             Ok(()) = config.changed() => {
                 let new = config.borrow_and_update().clone();
                 hook.follow(&new);
@@ -143,13 +144,13 @@ impl Hook {
     }
 
     fn next(&mut self) -> Option<Attempt> {
-        let message = self.queue.next(clock())?;
+        let message = self.queue.next(clock::now())?;
         Some(Box::pin(Arc::clone(&self.target).attempt(message, Arc::clone(&self.shared.programs))))
     }
 
     fn answered(&mut self, outcome: &Outcome) {
         let (hook, before) = (&self.name, self.queue.counts);
-        self.queue.answered(outcome, clock(), random());
+        self.queue.answered(outcome, clock::now(), random());
         let given_up = self.queue.counts.failed - before.failed;
         let mut state = self.state.lock();
         match outcome {
@@ -204,7 +205,7 @@ impl Hook {
     /// Each message gets one attempt more; the first failure ends it, since time is short.
     async fn flush(&mut self, mut attempt: Option<Attempt>) {
         loop {
-            self.queue.flush(clock());
+            self.queue.flush(clock::now());
             if attempt.is_none() {
                 attempt = self.next();
             }
@@ -229,24 +230,12 @@ async fn in_flight(attempt: &mut Option<Attempt>) -> Outcome {
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => pending().await,
-    }
-}
-
 fn random() -> u64 {
     RandomState::new().hash_one(())
 }
 
 fn unix_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
-
-/// tokio's clock, which tests can stop.
-fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// Below the time that a stopping daemon gives its tasks.

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::balance::fixture;
+use crate::clock;
 use crate::config::{Config, HookTarget, WebhookBody, WebhookConfig, WebhookUrl};
 use crate::events::{EventFilter, Events};
 use crate::route::RouteName;
@@ -127,11 +127,8 @@ impl Lab {
     }
 
     async fn wait(&self, name: &str, what: &str, condition: impl Fn(&HookStatus) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.hooks.status().iter().any(|hook| hook.name == name && condition(hook)) {
-            assert!(Instant::now() < deadline, "{what}: {:?}", self.hooks.status());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let holds = || self.hooks.status().iter().any(|hook| hook.name == name && condition(hook));
+        assert!(clock::comes_true(async || holds()).await, "{what}: {:?}", self.hooks.status());
     }
 }
 
@@ -223,11 +220,7 @@ async fn a_reload_keeps_what_waits_and_sends_it_to_the_new_place() {
     assert_eq!(receiver.next().await.body["items"][0]["route"], "a.example.com");
     lab.publish.send_replace(snapshot([]));
     lab.events.emit(EventKind::DaemonStarted, [Item::Daemon { version: "1" }]);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !lab.hooks.status().is_empty() {
-        assert!(Instant::now() < deadline, "it is gone from the status");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    assert!(clock::comes_true(async || lab.hooks.status().is_empty()).await, "it is gone from the status");
     assert!(receiver.is_silent(), "a hook that is gone is told nothing");
 }
 

@@ -22,13 +22,14 @@ mod upstreams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::config::{ProviderConfig, RegistrationConfig};
 use crate::etcd::Store;
 use crate::metrics::Metrics;
@@ -96,9 +97,9 @@ async fn work(
             // Heartbeats that wait are heard before leases are judged.
             biased;
             1.. = waiting.recv_many(&mut orders, ORDERS) => registrar.take(orders.drain(..)).await?,
-            () = sleep_until(expiry) => registrar.expire().await?,
+            () = clock::sleep_until(expiry) => registrar.expire().await?,
             news = registrar.heard() => registrar.hear(news).await?,
-            () = sleep_until(compare) => registrar.compare().await?,
+            () = clock::sleep_until(compare) => registrar.compare().await?,
             () = watch.settled() => {
                 let tokens = read_tokens(source, registrar).await;
                 *api.tokens.write() = tokens;
@@ -152,13 +153,6 @@ async fn keep_open(bind: SocketAddr, source: RegistrationConfig, api: Arc<Api>, 
     let door = Door { listener, sources, inside: Arc::<Inside>::default(), metrics, provider };
     // It ends by being dropped.
     serve(door, api::router(api), BOUNDS, CancellationToken::new()).await;
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 const BOUNDS: Bounds = Bounds { connections: 512, body: MAX_BODY, request: Duration::from_secs(30) };

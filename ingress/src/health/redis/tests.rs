@@ -206,12 +206,8 @@ impl Lab {
     }
 
     async fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while !condition(self) {
-            let view = self.pool.view(std::time::Instant::now()).primary;
-            assert!(std::time::Instant::now() < deadline, "still waiting for: {what}; {view:?}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let view = || self.pool.view(std::time::Instant::now()).primary;
+        assert!(clock::comes_true(async || condition(self)).await, "still waiting for: {what}; {:?}", view());
     }
 
     async fn next_event(&mut self) -> (EventKind, String) {

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use socket2::SockRef;
@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::config::*;
 use crate::control::compile;
 use crate::dataplane::Kernel;
@@ -277,9 +278,5 @@ pub(super) fn reset(stream: TcpStream) {
 }
 
 pub(super) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not come true");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    assert!(clock::comes_true(async || condition()).await, "{what} did not come true");
 }

@@ -22,6 +22,7 @@ use super::leases::Leases;
 use super::order::Order;
 use super::problem::{Kind, Problem};
 use super::upstreams::Upstreams;
+use crate::clock::now;
 use crate::etcd;
 use crate::metrics::Metrics;
 use crate::peers::Seat;
@@ -286,11 +287,6 @@ fn removal(book: &Book, host: &SniPattern) -> Record {
 
 fn disk_refuses() -> Problem {
     Problem::new(Kind::Unavailable, "registrations cannot be kept on disk; the daemon's log says why")
-}
-
-/// tokio's clock, which tests can stop.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 const JOURNAL: &str = "journal";

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::sync::unix_ms;
-use super::{JOURNAL, Registrar, Stopping, disk_refuses, now, removal};
+use super::{JOURNAL, Registrar, Stopping, disk_refuses, removal};
+use crate::clock::now;
 use crate::peers::stamp::Stamp;
 use crate::providers::registration::book::{Book, Registration, Verdict};
 use crate::providers::registration::journal::Record;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Registrar, now};
+use super::Registrar;
+use crate::clock::now;
 use crate::providers::registration::book::{Registration, Shape, Verdict};
 use crate::providers::registration::compile::{Parts, route_name};
 use crate::providers::registration::order::{Changed, Lease, List, Listed, ShownParts, Target};

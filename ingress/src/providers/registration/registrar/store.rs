@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::round::Pending;
 use super::sync::{Asked, entry, unix_ms, version_of};
-use super::{Registrar, Stopping, now};
+use super::{Registrar, Stopping};
+use crate::clock::now;
 use crate::etcd::ledger::{Judgement, Ledger, Local, What, Word};
 use crate::etcd::{Event, Outcome, Seat, Stored, Write};
 use crate::peers::sync::{Entry, Version};

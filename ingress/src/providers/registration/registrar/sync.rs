@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::store::{Heard, Shelf};
-use super::{Registrar, Stopping, now, removal};
+use super::{Registrar, Stopping, removal};
+use crate::clock::now;
 use crate::peers::stamp::Stamp;
 use crate::peers::sync::{Action, Entry, Message, Values, Version};
 use crate::peers::{Event, Lag, Reach};
