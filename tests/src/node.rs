@@ -1,23 +1,25 @@
 //! The daemon under test: one `ingress` in the proxy's namespace, with pins, socket and state of its own.
 
+mod log;
+
 use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use self::log::Log;
 use crate::bpffs;
 use crate::fd_store::FdStore;
 use crate::netns::Namespace;
 use crate::process::Process;
-use crate::wait::{PATIENCE, here, wait_for};
+use crate::wait::{PATIENCE, wait_for};
 use crate::yaml::to_yaml;
 
 /// A running (or killed) daemon. Dropping it stops the daemon and removes everything that it pinned.
@@ -364,56 +366,6 @@ impl Drop for Paused<'_> {
     }
 }
 
-/// What the daemon said, line by line.
-#[derive(Debug, Default)]
-pub struct Log {
-    lines: Mutex<Vec<String>>,
-    grown: Condvar,
-}
-
-impl Log {
-    /// Everything so far; a line that is not JSON is a JSON string.
-    pub fn lines(&self) -> Vec<Value> {
-        self.locked().iter().map(|line| parse(line)).collect()
-    }
-
-    fn wait_for(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + here(PATIENCE);
-        let mut seen = 0;
-        let mut lines = self.locked();
-        loop {
-            if let Some(found) = lines[seen..].iter().map(|l| parse(l)).find(|l| condition(l)) {
-                return Ok(found);
-            }
-            seen = lines.len();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(lines);
-                bail!("no log line in {:?}: {what}\n{}", here(PATIENCE), self.tail());
-            }
-            lines = self.grown.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// The last lines, for the reader of a failed test.
-    pub fn tail(&self) -> String {
-        let lines = self.locked();
-        let from = lines.len().saturating_sub(TAIL);
-        format!("the daemon's last log lines:\n{}", lines[from..].join("\n"))
-    }
-
-    fn follow(&self, output: impl std::io::BufRead) {
-        for line in output.lines().map_while(Result::ok) {
-            self.locked().push(line);
-            self.grown.notify_all();
-        }
-    }
-
-    fn locked(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The daemon's binary: `INGRESS_BIN`, else the one that lies beside the program that asks.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("INGRESS_BIN") {
@@ -458,10 +410,6 @@ fn sum_samples(exposition: &str, name: &str, labels: &[&str]) -> Result<f64> {
     sum.with_context(|| format!("no sample of {name} with {labels:?}"))
 }
 
-fn parse(line: &str) -> Value {
-    serde_json::from_str(line).unwrap_or_else(|_| Value::from(line))
-}
-
 fn path_value(path: &Path) -> Value {
     Value::from(path.display().to_string())
 }
@@ -470,8 +418,6 @@ fn path_value(path: &Path) -> Value {
 pub const STATS_LOGIN: (&str, &str) = ("operator", "correct horse");
 /// Where the node serves `/metrics` and the dashboard, on loopback.
 pub const ADMIN_PORT: u16 = 8404;
-/// How many lines a failed test shows.
-const TAIL: usize = 30;
 
 #[cfg(test)]
 mod tests {
@@ -491,19 +437,6 @@ ingress_up 1
         assert_eq!(sum_samples(EXPOSITION, "ingress_connections_total", &["pool=\"b\""])?, 4.0);
         assert_eq!(sum_samples(EXPOSITION, "ingress_up", &[])?, 1.0);
         assert!(sum_samples(EXPOSITION, "ingress_connections_total", &["pool=\"c\""]).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn log_line_is_found_whether_it_came_before_or_comes_later() -> Result<()> {
-        let log = Arc::new(Log::default());
-        log.follow("{\"message\":\"early\"}\n".as_bytes());
-        log.wait_for("early", |l| l["message"] == "early")?;
-        let writer = log.clone();
-        let later = std::thread::spawn(move || writer.follow("plain\n{\"message\":\"late\"}\n".as_bytes()));
-        log.wait_for("late", |l| l["message"] == "late")?;
-        later.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
-        assert_eq!(log.lines()[1], "plain");
         Ok(())
     }
 }

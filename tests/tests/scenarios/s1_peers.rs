@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use ingress_tests::backend::Backend;
+use ingress_tests::browser::FLAGS;
 use ingress_tests::lab::LabOptions;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
@@ -75,21 +76,8 @@ fn chromium_shows_the_page() -> Result<()> {
     let profile = tempfile::tempdir()?;
     let profile = format!("--user-data-dir={}", profile.path().display());
     let resolve = format!("--host-resolver-rules=MAP * {}", s1.lab.proxy.address);
-    let arguments = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--ignore-certificate-errors",
-        &profile,
-        &resolve,
-        "--dump-dom",
-        "https://fiscalismia.com/whoami",
-    ];
+    let url = "https://fiscalismia.com/whoami";
+    let arguments = [&FLAGS[..], &["--ignore-certificate-errors", &profile, &resolve, "--dump-dom", url]].concat();
     // On a busy machine Chromium now and then asks the page for its DOM before there is one, prints nothing and ends well.
     let mut page = String::new();
     for _ in 0..3 {

@@ -1,0 +1,86 @@
+//! What a daemon says, line by line, and waiting for a line.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use crate::wait::{PATIENCE, here};
+
+/// What the daemon said, line by line.
+#[derive(Debug, Default)]
+pub struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+impl Log {
+    /// Everything so far; a line that is not JSON is a JSON string.
+    pub fn lines(&self) -> Vec<Value> {
+        self.locked().iter().map(|line| parse(line)).collect()
+    }
+
+    pub(super) fn wait_for(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + here(PATIENCE);
+        let mut seen = 0;
+        let mut lines = self.locked();
+        loop {
+            if let Some(found) = lines[seen..].iter().map(|l| parse(l)).find(|l| condition(l)) {
+                return Ok(found);
+            }
+            seen = lines.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(lines);
+                bail!("no log line in {:?}: {what}\n{}", here(PATIENCE), self.tail());
+            }
+            lines = self.grown.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The last lines, for the reader of a failed test.
+    pub fn tail(&self) -> String {
+        let lines = self.locked();
+        let from = lines.len().saturating_sub(TAIL);
+        format!("the daemon's last log lines:\n{}", lines[from..].join("\n"))
+    }
+
+    pub(super) fn follow(&self, output: impl std::io::BufRead) {
+        for line in output.lines().map_while(Result::ok) {
+            self.locked().push(line);
+            self.grown.notify_all();
+        }
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parse(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|_| Value::from(line))
+}
+
+/// How many lines a failed test shows.
+const TAIL: usize = 30;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn log_line_is_found_whether_it_came_before_or_comes_later() -> Result<()> {
+        let log = Arc::new(Log::default());
+        log.follow("{\"message\":\"early\"}\n".as_bytes());
+        log.wait_for("early", |l| l["message"] == "early")?;
+        let writer = log.clone();
+        let later = std::thread::spawn(move || writer.follow("plain\n{\"message\":\"late\"}\n".as_bytes()));
+        log.wait_for("late", |l| l["message"] == "late")?;
+        later.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+        assert_eq!(log.lines()[1], "plain");
+        Ok(())
+    }
+}
