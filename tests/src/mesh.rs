@@ -104,7 +104,9 @@ impl MeshLab {
 
     pub fn config(&self, n: usize) -> Value {
         let mut config = self.config_alone(n);
-        config["peers"] = json!({ "node": NAMES[n], "bind": self.hosts[n].socket(PEER_PORT).to_string() });
+        let bind = self.hosts[n].socket(PEER_PORT).to_string();
+        // Each answer waits for the disks of all nodes, which here are one, and busy.
+        config["peers"] = json!({ "node": NAMES[n], "bind": bind, "ack_timeout": "10s" });
         config
     }
 
