@@ -50,6 +50,8 @@ impl Told {
         let check = json!({ "type": "tcp", "interval": "100ms", "timeout": "100ms", "rise": 2, "fall": 2 });
         config["pools"]["web"]["health"] = check;
         config["hooks"] = hooks;
+        // Nobody connects here, and a start with kernel programs takes a second until they are verified.
+        config["kernel"]["enabled"] = false.into();
         config
     }
 }

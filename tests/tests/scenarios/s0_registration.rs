@@ -1,25 +1,24 @@
 //! Backends register themselves: what is acknowledged is routable at once and survives everything, what is not allowed
 //! changes nothing, and nobody else's connection notices.
 
+mod bystanders;
+mod kills;
+
 use std::fs::Permissions;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use ingress_tests::backend::Backend;
-use ingress_tests::lab::{Host, LabOptions};
+use ingress_tests::lab::LabOptions;
 use ingress_tests::node::Node;
-use ingress_tests::payload::Random;
 use ingress_tests::registration::{Answer, Caller};
 use ingress_tests::require;
 use ingress_tests::s1::S1;
-use ingress_tests::talk::accept;
 use ingress_tests::wait::{PATIENCE, wait_until};
-use ingress_tests::wire::{Ending, UNRECOGNIZED_NAME, client_hello, ending, read_exactly};
+use ingress_tests::wire::{Ending, UNRECOGNIZED_NAME, client_hello, ending};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -320,171 +319,6 @@ fn lease_without_heartbeat_ends_and_one_with_heartbeats_does_not() -> Result<()>
     assert_eq!((listed[0]["host"].as_str(), listed.as_array().map(Vec::len)), (Some("alive.example.com"), Some(1)));
     assert_eq!(node.metric("ingress_registration_expired_total", &[])?, 1.0);
     Ok(())
-}
-
-/// What callers were told, by host.
-#[derive(Debug, Default)]
-struct Told {
-    registered: Vec<String>,
-    removed: Vec<String>,
-}
-
-const KILLS: usize = 12;
-const CALLERS: usize = 3;
-
-#[test]
-fn nothing_that_was_acknowledged_is_lost_when_the_daemon_is_killed_again_and_again() -> Result<()> {
-    require!("curl");
-    let s0 = S0::start()?;
-    let mut node = s0.node()?;
-    let (told, stop) = (Mutex::new(Told::default()), AtomicBool::new(false));
-    std::thread::scope(|scope| -> Result<()> {
-        let callers: Vec<_> = (0..CALLERS)
-            .map(|caller| {
-                let (s0, told, stop) = (&s0, &told, &stop);
-                scope.spawn(move || call_until_told_to_stop(s0, caller, told, stop))
-            })
-            .collect();
-        let killed = kill_again_and_again(&s0, &mut node, &told);
-        stop.store(true, Ordering::Release);
-        for caller in callers {
-            caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?;
-        }
-        killed
-    })?;
-    node.kill9()?;
-    node.launch()?;
-    s0.open()?;
-    let listed = s0.platform().get("/routes")?.body["routes"].clone();
-    let listed: std::collections::BTreeMap<_, _> =
-        listed.as_array().context("a list")?.iter().map(|r| (r["host"].as_str().unwrap_or_default(), r)).collect();
-    let told = told.into_inner().map_err(|_| anyhow::anyhow!("a caller panicked"))?;
-    assert!(told.registered.len() > KILLS * 4 && told.removed.len() > KILLS, "{} calls", told.registered.len());
-    for host in &told.registered {
-        let kept = listed.get(host.as_str()).with_context(|| format!("{host} was acknowledged and is lost"))?;
-        assert_eq!(kept["served"], 1, "{kept}");
-    }
-    for host in &told.removed {
-        assert!(!listed.contains_key(host.as_str()), "{host} was removed and is there again");
-    }
-    Ok(())
-}
-
-/// Registers host after host, and removes every third of them again.
-fn call_until_told_to_stop(s0: &S0, caller: usize, told: &Mutex<Told>, stop: &AtomicBool) {
-    let mut connection = None;
-    for n in 0.. {
-        if stop.load(Ordering::Acquire) {
-            return;
-        }
-        let host = format!("h{n}.c{caller}.example.com");
-        let Some(open) = connection.as_mut() else {
-            connection = s0.platform().connect().ok();
-            continue;
-        };
-        let registered = open.post("/register", &simple(&host, "172.24.0.3:443"));
-        let removed = n % 3 == 0 && registered.is_ok();
-        let gone = removed.then(|| open.post("/deregister", &json!({ "host": host })));
-        if registered.is_err() || gone.as_ref().is_some_and(Result::is_err) {
-            connection = None;
-        }
-        let Ok(mut told) = told.lock() else { return };
-        match (registered, gone) {
-            (Ok(answer), None) if answer.status == 200 => told.registered.push(host),
-            (Ok(_), Some(Ok(answer))) if answer.status == 200 => told.removed.push(host),
-            // Nobody was told what became of it.
-            _ => {}
-        }
-    }
-}
-
-/// Each kill comes a few acknowledged calls after the restart, anywhere within one.
-fn kill_again_and_again(s0: &S0, node: &mut Node, told: &Mutex<Told>) -> Result<()> {
-    let mut random = Random::new(76);
-    let count = || told.lock().map_or(0, |told| told.registered.len() + told.removed.len());
-    for _ in 0..KILLS {
-        let wanted = count() + 5 + (random.next_u64() % 30) as usize;
-        wait_until(PATIENCE, "callers are answered again", || count() >= wanted)?;
-        node.kill9()?;
-        node.launch()?;
-        s0.open()?;
-    }
-    Ok(())
-}
-
-const IDLE: usize = 10_000;
-const CALLS: usize = 1_000;
-
-#[test]
-fn ten_thousand_idle_connections_notice_nothing_of_a_thousand_calls() -> Result<()> {
-    require!("curl");
-    let s0 = S0::start()?;
-    let listener = waiting_room(&s0.lab.lab.backends[0])?;
-    let mut config = s0.config();
-    config["listeners"]["tls"]["max_connections_per_source"] = json!(IDLE);
-    let node = s0.lab.node_with(config)?;
-    s0.open()?;
-    // Half of them on a host that is registered over and over, half on one that stays.
-    let platform = s0.platform();
-    let hosts = ["moves.example.com", "stays.example.com"];
-    for host in hosts {
-        assert_eq!(platform.post("/register", &simple(host, "172.24.0.3:443"))?.status, 200);
-    }
-    let hellos = [client_hello(Some(hosts[0]))?, client_hello(Some(hosts[1]))?];
-    let mut clients = Vec::with_capacity(IDLE);
-    for n in 0..IDLE {
-        let mut client = s0.lab.lab.clients[n % 2].ns.connect(s0.lab.public())?;
-        client.write_all(&hellos[n % 2])?;
-        clients.push(client);
-    }
-    let carried = || -> Result<f64> {
-        let kinds = ["ingress_handoffs_total", "ingress_relays_total"];
-        kinds.iter().map(|kind| Ok(node.metric(kind, &[]).unwrap_or_default())).sum()
-    };
-    wait_until(PATIENCE, "all have reached the backend", || carried().is_ok_and(|n| n == IDLE as f64))?;
-
-    let (mut calls, start) = (platform.connect()?, Instant::now());
-    for n in 0..CALLS {
-        let (path, host) = match n % 4 {
-            0 => ("/deregister", hosts[0].to_owned()),
-            1 => ("/register", hosts[0].to_owned()),
-            2 => ("/register", format!("h{n}.example.com")),
-            _ => ("/deregister", format!("h{}.example.com", n - 1)),
-        };
-        let body = if path == "/register" { simple(&host, "172.24.0.3:443") } else { json!({ "host": host }) };
-        let answer = calls.post(path, &body)?;
-        ensure!(answer.status == 200 && answer.body["result"] != "absent", "call {n}: {answer:?}");
-    }
-    eprintln!("{CALLS} calls beside {IDLE} connections took {:?}", start.elapsed());
-
-    assert_eq!(node.metric("ingress_connections_ended_total", &[]).unwrap_or_default(), 0.0);
-    for (n, client) in clients.iter_mut().enumerate() {
-        client.write_all(&u32::try_from(n)?.to_be_bytes()).with_context(|| format!("connection {n}"))?;
-    }
-    for _ in 0..IDLE {
-        let mut backend = accept(&listener)?;
-        let opening = read_exactly(&mut backend, hellos[0].len())?;
-        let number = read_exactly(&mut backend, 4)?;
-        let n = u32::from_be_bytes(number.as_slice().try_into()?) as usize;
-        ensure!(opening == hellos[n % 2], "connection {n} came out under another's name");
-        backend.write_all(b"x")?;
-        ensure!(read_exactly(&mut clients[n], 1)? == b"x", "connection {n}");
-    }
-    Ok(())
-}
-
-/// A server that leaves its connections where the kernel has put them, so that they cost no descriptor.
-fn waiting_room(host: &Host) -> Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let room = i32::try_from(IDLE + 1000)?;
-    host.ns.sysctl("core/somaxconn", &room.to_string())?;
-    let listening = host.ns.exec(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        socket.bind(&host.socket(443).into())?;
-        socket.listen(room)?;
-        Ok::<TcpListener, std::io::Error>(socket.into())
-    });
-    listening.context("listening")
 }
 
 #[test]

@@ -49,6 +49,8 @@ impl Lab {
             "interval": "50ms", "verify": verify, "ipv4": { "interface": "pub0" }, "allow_private": true,
             "zones": { ZONE: zone },
         });
+        // Nobody connects here, and a start with kernel programs takes a second until they are verified.
+        config["kernel"]["enabled"] = false.into();
         config
     }
 }
