@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::client::Client;
@@ -204,10 +205,9 @@ fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Re
     ];
     let mut table = Table::new(columns);
     for l in listeners {
-        let bind: Vec<String> = l.bind.iter().map(ToString::to_string).collect();
         table.row([
             l.name.clone(),
-            bind.join(" "),
+            some_of(&l.bind),
             l.state.clone(),
             count(l.counts.open_kernel + l.counts.open_relay),
             count(l.counts.accepted_total),
@@ -226,6 +226,17 @@ fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Re
     }
     Ok(())
 }
+
+/// A column as wide as a screen hides what stands beside it.
+fn some_of(bind: &[SocketAddr]) -> String {
+    let shown: Vec<String> = bind.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = bind.len().saturating_sub(SHOWN);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    shown.join(" ") + &more
+}
+
+/// Addresses of one listener; a dual-stack one on two networks has four.
+const SHOWN: usize = 4;
 
 fn write_pools(out: &mut impl Write, pools: &[PoolSummary]) -> io::Result<()> {
     writeln!(out, "\npools")?;
@@ -247,4 +258,18 @@ fn write_pools(out: &mut impl Write, pools: &[PoolSummary]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_many_addresses_leaves_room_for_its_numbers() {
+        let bind: Vec<SocketAddr> = (443..943).map(|port| ([192, 0, 2, 1], port).into()).collect();
+        assert_eq!(some_of(&bind[..1]), "192.0.2.1:443");
+        let all = "192.0.2.1:443 192.0.2.1:444 192.0.2.1:445 192.0.2.1:446";
+        assert_eq!(some_of(&bind[..4]), all);
+        assert_eq!(some_of(&bind), format!("{all} and 496 more"));
+    }
 }

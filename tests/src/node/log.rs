@@ -11,25 +11,44 @@ use crate::wait::{PATIENCE, here};
 /// What the daemon said, line by line.
 #[derive(Debug, Default)]
 pub struct Log {
-    lines: Mutex<Vec<String>>,
+    lines: Mutex<Lines>,
     grown: Condvar,
 }
 
+/// The last [`KEPT`] lines or more: ten million connections have more than memory holds.
+#[derive(Debug, Default)]
+struct Lines {
+    kept: Vec<String>,
+    /// How many came before them.
+    gone: usize,
+}
+
+impl Lines {
+    fn push(&mut self, line: String) {
+        if self.kept.len() == 2 * KEPT {
+            self.kept.drain(..KEPT);
+            self.gone += KEPT;
+        }
+        self.kept.push(line);
+    }
+}
+
 impl Log {
-    /// Everything so far; a line that is not JSON is a JSON string.
+    /// Everything that is kept; a line that is not JSON is a JSON string.
     pub fn lines(&self) -> Vec<Value> {
-        self.locked().iter().map(|line| parse(line)).collect()
+        self.locked().kept.iter().map(|line| parse(line)).collect()
     }
 
     pub(super) fn wait_for(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + here(PATIENCE);
-        let mut seen = 0;
+        let mut seen = 0_usize;
         let mut lines = self.locked();
         loop {
-            if let Some(found) = lines[seen..].iter().map(|l| parse(l)).find(|l| condition(l)) {
+            let new = seen.saturating_sub(lines.gone);
+            if let Some(found) = lines.kept[new..].iter().map(|l| parse(l)).find(|l| condition(l)) {
                 return Ok(found);
             }
-            seen = lines.len();
+            seen = lines.gone + lines.kept.len();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 drop(lines);
@@ -42,8 +61,8 @@ impl Log {
     /// The last lines, for the reader of a failed test.
     pub fn tail(&self) -> String {
         let lines = self.locked();
-        let from = lines.len().saturating_sub(TAIL);
-        format!("the daemon's last log lines:\n{}", lines[from..].join("\n"))
+        let from = lines.kept.len().saturating_sub(TAIL);
+        format!("the daemon's last log lines:\n{}", lines.kept[from..].join("\n"))
     }
 
     pub(super) fn follow(&self, output: impl std::io::BufRead) {
@@ -53,7 +72,7 @@ impl Log {
         }
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,6 +83,8 @@ fn parse(line: &str) -> Value {
 
 /// How many lines a failed test shows.
 const TAIL: usize = 30;
+/// Of a log, for the scenarios that look into it.
+const KEPT: usize = 50_000;
 
 #[cfg(test)]
 mod tests {
@@ -81,6 +102,19 @@ mod tests {
         log.wait_for("late", |l| l["message"] == "late")?;
         later.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
         assert_eq!(log.lines()[1], "plain");
+        Ok(())
+    }
+
+    #[test]
+    fn endless_log_is_followed_without_keeping_all_of_it() -> Result<()> {
+        let log = Log::default();
+        for n in 0..=2 * KEPT {
+            log.locked().push(n.to_string());
+        }
+        let kept = log.lines();
+        assert_eq!((kept.len(), kept[0].as_u64()), (KEPT + 1, Some(KEPT as u64)));
+        let last = (2 * KEPT) as u64;
+        assert_eq!(log.wait_for("the last", |l| l.as_u64() == Some(last))?, last);
         Ok(())
     }
 }
