@@ -73,12 +73,13 @@ pub struct WindowScales {
     pub to_backend: u8,
 }
 
-/// What one sender's packets have proven. Writer: that sender's packets, in the kernel.
+/// What one sender's packets have proven. Writer: that sender's packets, in the kernel, on several CPUs at once ([`crate::raise`]).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Half {
     /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC) of the last proven packet.
     pub last_seen: u64,
+    /// Of two that come at the same moment, one may be missed.
     pub packets: u64,
     /// The highest acknowledgement number sent, extended to 64 bits; counts from `start`.
     pub acked: u64,

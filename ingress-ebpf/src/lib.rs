@@ -4,6 +4,8 @@
 //! kernel side decides about a packet is decided by a function on these pages.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "`raise` says why"))]
 
 pub mod admission;
 pub mod connection;
@@ -14,6 +16,7 @@ pub mod ip;
 pub mod layout;
 pub mod names;
 pub mod proof;
+pub mod raise;
 pub mod rewrite;
 pub mod too_big;
 pub mod verdict;

@@ -4,6 +4,7 @@
 
 use crate::connection::{FIN_ACKED, FIN_FIRST, FIN_SENT, Half, RST_SENT};
 use crate::header::{ACK, FIN, RST};
+use crate::raise::{acknowledge, mark, reach, set};
 use crate::rewrite::before;
 
 /// A packet in client-side numbers, host order.
@@ -34,7 +35,7 @@ pub fn observe(own: &mut Half, other: &Half, packet: &Packet, now: u64) -> bool 
         // The receiver of an RST acts on it only where the number is exact (RFC 5961 section 3.2); so do we.
         let proven = packet.seq == acked_by_other || packet.seq == own.high;
         if proven {
-            own.flags |= RST_SENT;
+            set(own, RST_SENT);
             own.last_seen = now;
         }
         return proven;
@@ -54,29 +55,21 @@ pub fn observe(own: &mut Half, other: &Half, packet: &Packet, now: u64) -> bool 
 
     own.last_seen = now;
     own.packets += 1;
-    let newly_acked = packet.ack.wrapping_sub(own.acked as u32);
-    if newly_acked as i32 > 0 {
-        own.acked += newly_acked as u64;
-    }
-    let edge = packet.ack.wrapping_add(packet.window);
-    if before(own.window_end, edge) {
-        own.window_end = edge;
-    }
-    if before(own.high, end) {
-        own.high = end;
-    }
-    let mut flags = own.flags;
-    if fin != 0 {
-        own.fin = end;
-        flags |= if other.flags & FIN_SENT == 0 { FIN_SENT | FIN_FIRST } else { FIN_SENT };
-    } else if flags & FIN_SENT != 0 && before(own.fin, end) {
-        // Data beyond a FIN: that FIN was not the peer's.
-        flags &= !(FIN_SENT | FIN_FIRST);
-    }
-    if other.flags & FIN_SENT != 0 && packet.ack == other.fin {
-        flags |= FIN_ACKED;
-    }
-    own.flags = flags;
+    acknowledge(own, packet.ack);
+    reach(own, end, packet.ack.wrapping_add(packet.window));
+    let (other_flags, other_fin) = (other.flags, other.fin);
+    mark(own, |own_fin, flags| {
+        let acked = if other_flags & FIN_SENT != 0 && packet.ack == other_fin { FIN_ACKED } else { 0 };
+        if fin != 0 {
+            let first = if other_flags & FIN_SENT == 0 { FIN_FIRST } else { 0 };
+            (end, flags | FIN_SENT | first | acked)
+        } else if flags & FIN_SENT != 0 && before(own_fin, end) {
+            // Data beyond a FIN: that FIN was not the peer's.
+            (own_fin, flags & !(FIN_SENT | FIN_FIRST) | acked)
+        } else {
+            (own_fin, flags | acked)
+        }
+    });
     true
 }
 

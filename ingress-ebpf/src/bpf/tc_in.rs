@@ -15,6 +15,7 @@ use ingress_ebpf::flow::{
 use ingress_ebpf::header::{ACK, AE, CWR, ECE, FIN, Ipv4, Ipv6, RST, SYN, TCP_LEN, Tcp};
 use ingress_ebpf::ip::{Ip, Odd, Readdressed};
 use ingress_ebpf::proof::{self, observe};
+use ingress_ebpf::raise::{reach, set};
 use ingress_ebpf::rewrite::{Difference, Sum, Translation, before};
 use ingress_ebpf::too_big::{TooBig, is_to_sender, quoted_direction};
 use ingress_ebpf::verdict::{Action, Verdict};
@@ -235,8 +236,8 @@ fn judge<L: Layout>(packet: &Packet) -> Judgement {
     };
     let entry = *entry;
     let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else { return Judgement::Final(Verdict::DropStale, 0) };
-    // SAFETY: array map values live as long as the map. Words are written by one side each; a torn view of two words is
-    // possible and harmless, since every decision rests on one of them.
+    // SAFETY: array map values live as long as the map. Words are written by one side each, and by several CPUs of the kernel's side
+    // only as `raise` does it; a torn view of two words is possible and harmless, since every decision rests on one of them.
     let connection = unsafe { &mut *connection };
     if connection.generation != entry.generation {
         return Judgement::Final(Verdict::DropStale, 0);
@@ -267,7 +268,7 @@ fn give_away(key: &FlowKey, entry: &FlowEntry, connection: &mut Connection) {
     } else {
         &mut connection.from_backend
     };
-    half.flags |= REUSED;
+    set(half, REUSED);
     let _ = FLOWS.remove(key);
 }
 
@@ -318,9 +319,8 @@ fn on_flow<L: Layout>(
             if !acked {
                 // Our socket sent the first flight, so no packet of the client has shown its end.
                 let sent = connection.min_ack.wrapping_sub(connection.to_backend_delta);
-                if before(connection.from_client.high, sent) {
-                    connection.from_client.high = sent;
-                }
+                let window_end = connection.from_client.window_end;
+                reach(&mut connection.from_client, sent, window_end);
             }
             let seen = proof::Packet {
                 seq: seq.wrapping_add(connection.to_client_delta),
@@ -342,7 +342,7 @@ fn on_flow<L: Layout>(
     let ended_before = Connection::ended(own.flags, other.flags);
     let proven = observe(own, other, &seen, now);
     if proven && first_ack && flags & RST == 0 {
-        own.flags |= FIRST_FLIGHT_ACKED;
+        set(own, FIRST_FLIGHT_ACKED);
         tell(Kind::FirstFlightAcked, entry.slot, entry.generation, 0);
     }
     if !ended_before && Connection::ended(own.flags, other.flags) {

@@ -1,7 +1,7 @@
 //! How a connection begins to be the kernel's and how it ends: which packets move its state, and which only try.
 
 use ingress_ebpf::connection::{
-    Connection, FIN_ACKED, FIN_FIRST, FIN_SENT, FIRST_FLIGHT_ACKED, REUSED, RST_SENT, State,
+    Connection, FIN_ACKED, FIN_FIRST, FIN_SENT, FIRST_FLIGHT_ACKED, Half, REUSED, RST_SENT, State,
 };
 use ingress_ebpf::event::{Event, Kind, RING};
 use ingress_ebpf::flow::{SYN_ECN_CLEARED, SYN_TIMESTAMP_REMOVED};
@@ -10,7 +10,8 @@ use ingress_ebpf::verdict::Verdict;
 
 use super::frame::{FROM_THEM, Frame, TO_US};
 use super::rig::{
-    BACKEND, CLIENT, HELLO, LOCAL, Rig, SOURCE, connection, flagged, from_backend, from_client, key, packet, rig,
+    BACKEND, CLIENT, CLIENT_START, HELLO, LOCAL, Rig, SOURCE, connection, flagged, from_backend, from_client, key,
+    packet, rig,
 };
 
 const EARLY: u32 = 1u32.wrapping_neg();
@@ -101,6 +102,24 @@ fn both_fins_acknowledged_end_the_connection_once() {
     assert_eq!(after.from_client.flags, FIN_SENT | FIN_ACKED);
     assert_eq!(after.from_backend.flags, FIN_SENT | FIN_FIRST | FIN_ACKED | FIRST_FLIGHT_ACKED);
     assert_eq!((after.bytes_to_backend(), after.bytes_to_client()), (u64::from(HELLO) + 10, 3));
+}
+
+#[test]
+fn of_two_packets_that_one_sender_has_under_way_none_takes_back_what_the_other_proved() {
+    let Some(mut rig) = rig() else { return };
+    spliced(&mut rig);
+    rig.arrives(&from_backend(0, 0, &[7; 100]).bytes());
+    // A client's CPU answers the backend's bytes while another closes the socket.
+    let answer = from_client(0, 100, b"").bytes();
+    let close = flagged(FIN | ACK, from_client(0, 40, b"bye")).bytes();
+    let mut lost = Vec::new();
+    rig.arrive_at_once([&answer, &close], 20_000, |round, after| {
+        let Half { flags, acked, high, .. } = after.from_client;
+        if (flags, after.bytes_to_client(), high) != (FIN_SENT | FIN_FIRST, 100, CLIENT_START.wrapping_add(HELLO + 4)) {
+            lost.push(format!("round {round}: flags {flags}, acknowledged {acked}, sent {high}"));
+        }
+    });
+    assert!(lost.is_empty(), "{} lost something: {:?}", lost.len(), &lost[..lost.len().min(5)]);
 }
 
 #[test]

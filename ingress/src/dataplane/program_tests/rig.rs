@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{TestRun, TestRunOptions};
@@ -268,6 +269,42 @@ impl Rig {
     /// A packet that has no twin.
     pub(super) fn arrives_alone(&mut self, bytes: &[u8]) -> Option<Verdict> {
         self.run_one(program::TC_IN, bytes, DEVICE, 0).verdict
+    }
+
+    /// Two packets that arrive at the same moment, on two CPUs, again and again. `look` sees what the connection has become, which
+    /// begins anew each time. Without a second CPU it sees them one after the other.
+    pub(super) fn arrive_at_once(&self, packets: [&[u8]; 2], rounds: u32, mut look: impl FnMut(u32, Connection)) {
+        let arrive = |bytes: &[u8]| {
+            let mut out = vec![0u8; bytes.len() + 256];
+            let options = TestRunOptions { data_in: Some(bytes), data_out: Some(&mut out), ..TestRunOptions::new() };
+            self.loaded.program(program::TC_IN).test_run(options).expect("the kernel runs the program");
+        };
+        let before = self.slots.read(SLOT.index);
+        let (begun, ended) = (AtomicU32::new(0), AtomicU32::new(0));
+        let wait_for = |counter: &AtomicU32, round| {
+            let mut tries = 0_u32;
+            while counter.load(Ordering::Acquire) != round {
+                tries += 1;
+                // The other one may wait for this very CPU.
+                if tries.is_multiple_of(1_000) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=rounds {
+                    wait_for(&begun, round);
+                    arrive(packets[1]);
+                    ended.store(round, Ordering::Release);
+                }
+            });
+            for round in 1..=rounds {
+                self.slots.write(SLOT, &before, State::Spliced);
+                begun.store(round, Ordering::Release);
+                arrive(packets[0]);
+                wait_for(&ended, round);
+                look(round, self.slots.read(SLOT.index));
+            }
+        });
     }
 
     /// The packet, and the same packet over IPv6.
