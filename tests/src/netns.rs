@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
 use crate::bpffs;
+use crate::wait::here;
 
 /// A handle to one namespace; clones share it, the last one removes it.
 #[derive(Clone, Debug)]
@@ -113,7 +114,7 @@ impl Namespace {
     }
 
     pub fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
-        self.exec(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))
+        self.exec(|| TcpStream::connect_timeout(&to, here(Duration::from_secs(5))))
     }
 
     pub fn listen(&self, on: SocketAddr) -> std::io::Result<TcpListener> {

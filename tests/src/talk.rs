@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::payload::Random;
-use crate::wait::{PATIENCE, wait_for};
+use crate::wait::{PATIENCE, here, wait_for};
 use crate::wire::read_exactly;
 
 /// Both ends, and what has come out at them.
@@ -66,7 +66,7 @@ impl Talk {
         let Self { client, backend, .. } = self;
         let (mut client_writer, mut backend_writer) = (client.try_clone()?, backend.try_clone()?);
         for writer in [&client_writer, &backend_writer] {
-            writer.set_write_timeout(Some(PATIENCE))?;
+            writer.set_write_timeout(Some(here(PATIENCE)))?;
         }
         let (at_backend, at_client) = std::thread::scope(|scope| {
             scope.spawn(|| client_writer.write_all(&up));
@@ -106,7 +106,7 @@ pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
 }
 
 fn at_end(stream: &mut TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(here(PATIENCE)))?;
     let mut rest = [0; 64];
     let n = stream.read(&mut rest)?;
     ensure!(n == 0, "nobody wrote these bytes: {:02x?}", &rest[..n]);

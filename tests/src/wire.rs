@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::wait::{PATIENCE, wait_until};
+use crate::wait::{PATIENCE, here, wait_until};
 
 /// TLS alert `unrecognized_name`: RFC 6066 section 3.
 pub const UNRECOGNIZED_NAME: u8 = 112;
@@ -105,7 +105,7 @@ pub fn ending(stream: &mut TcpStream, patience: Duration) -> Result<Ending> {
 
 /// Exactly `count` bytes, or an error that shows what came instead.
 pub fn read_exactly(stream: &mut TcpStream, count: usize) -> Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(here(PATIENCE)))?;
     let mut bytes = Vec::with_capacity(count);
     let read = stream.take(count as u64).read_to_end(&mut bytes);
     ensure!(bytes.len() == count, "expected {count} bytes, got {} ({read:?}): {bytes:02x?}", bytes.len());
