@@ -1,6 +1,7 @@
 //! tc and XDP programs, their maps, and access to packets.
 
 mod admission;
+mod exit;
 mod maps;
 mod options;
 mod packet;

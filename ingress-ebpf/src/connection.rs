@@ -48,9 +48,6 @@ pub struct Connection {
 /// Bytes by which the layout that only tests know is longer: they are in front of all other fields.
 pub const PROBE: usize = if cfg!(feature = "layout-probe") { 64 } else { 0 };
 
-/// Words of a [`Half`] that have no meaning yet.
-pub const HALF_RESERVED: usize = 5;
-
 /// An address and port in network byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -93,7 +90,19 @@ pub struct Half {
     pub flags: u32,
     /// Where the stream that this sender acknowledges began. Constant.
     pub start: u32,
-    pub reserved: [u32; HALF_RESERVED],
+    /// Where this sender's packets go from here. Writer: daemon.
+    pub hop: Hop,
+}
+
+/// The next host on a packet's way, where the routing table has several for its destination: the one that the connection began
+/// with, because the lookup of a single packet may choose another. As the kernel has it, `struct bpf_redir_neigh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// `AF_INET` or `AF_INET6`, of `address`; 0: there is but one, and each packet's lookup finds it.
+    pub family: u32,
+    /// In network byte order; of an IPv4 address the first 4 bytes.
+    pub address: [u8; 16],
 }
 
 /// Life of a slot; only the daemon moves it.
@@ -140,6 +149,10 @@ pub const FIRST_FLIGHT_ACKED: u32 = 8;
 pub const REUSED: u32 = 16;
 /// This sender's FIN came before the other's: the end that will hold TIME_WAIT.
 pub const FIN_FIRST: u32 = 32;
+/// Since the handoff: this sender's packets leave where the addresses alone lead, so they move when the route moves.
+pub const FOLLOWS: u32 = 64;
+/// Since the handoff: they were led there by a device, a mark or a port, and stay. With neither, nobody has written it down.
+pub const STAYS: u32 = 128;
 
 impl Connection {
     /// Both FINs are acknowledged, or a proven RST has passed: only stragglers follow.
@@ -165,6 +178,7 @@ const fn payload(half: &Half) -> u64 {
     if half.flags & FIN_ACKED != 0 { acked.saturating_sub(1) } else { acked }
 }
 
+const _: () = assert!(size_of::<Hop>() == 20);
 const _: () = assert!(size_of::<Half>() == 64);
 const _: () = assert!(size_of::<Endpoint>() == 18);
 const _: () = assert!(core::mem::offset_of!(Connection, from_client) == PROBE + 128);

@@ -6,16 +6,16 @@
 
 use core::mem::offset_of;
 
-use crate::connection::{Connection, HALF_RESERVED, Half, PROBE};
+use crate::connection::{Connection, Half, Hop, PROBE};
 
 /// The layout of this build.
 #[cfg(not(feature = "layout-probe"))]
-pub const NUMBER: u32 = 1;
+pub const NUMBER: u32 = 2;
 /// Of the build that tests upgrades and downgrades.
 #[cfg(feature = "layout-probe")]
-pub const NUMBER: u32 = 2;
+pub const NUMBER: u32 = 3;
 
-/// The oldest layout whose builds may take over connections of this one.
+/// The oldest layout whose builds may take over connections of this one. Layout 1 has no next hops: there, each packet finds its own.
 pub const READABLE_FROM: u32 = 1;
 /// The oldest layout that this build can take over.
 pub const OLDEST_READ: u32 = 1;
@@ -128,11 +128,25 @@ impl Layout {
             fin: 4,
             flags: 4,
             start: 4,
+            hop: size_of::<Hop>(),
         }
     };
 
-    /// The first builds of layout 1 did not describe it. The next layout has to write down here what it was.
-    pub const UNDESCRIBED: Option<Self> = if NUMBER == 1 { Some(Self { phase: READY, ..Self::CURRENT }) } else { None };
+    /// What the first builds of layout 1 left, which did not describe it: all that there is now but for next hops.
+    pub const UNDESCRIBED: Self = {
+        let size = Self::CURRENT.size - PROBE as u32;
+        let mut first =
+            Self { number: 1, readable_from: 1, phase: READY, size, len: 0, fields: [NONE; FIELDS], ..Self::CURRENT };
+        let mut at = 0;
+        while at < Self::CURRENT.len as usize {
+            let field = Self::CURRENT.fields[at];
+            if field.size as usize != size_of::<Hop>() {
+                first = first.with(Field { offset: field.offset - PROBE as u16, ..field });
+            }
+            at += 1;
+        }
+        first
+    };
 
     const fn with(mut self, field: Field) -> Self {
         self.fields[self.len as usize] = field;
@@ -235,7 +249,7 @@ impl core::fmt::Display for Unreadable {
 const _: () = assert!(size_of::<Field>() == 32);
 const _: () = assert!(size_of::<Layout>() == 28 + 32 * FIELDS);
 
-/// Bytes that no field names are reserved ones: whoever forgets to name a new field is told.
+/// Every byte has a name: whoever forgets to name a new field is told.
 const _: () = {
     let mut named = 0;
     let mut at = 0;
@@ -243,8 +257,7 @@ const _: () = {
         named += Layout::CURRENT.fields[at].size as usize;
         at += 1;
     }
-    let reserved = 2 * HALF_RESERVED * size_of::<u32>() + PROBE;
-    assert!(named + reserved == size_of::<Connection>());
+    assert!(named + PROBE == size_of::<Connection>());
 };
 
 #[cfg(feature = "user")]
@@ -294,6 +307,16 @@ mod tests {
         let ours = theirs.conversion().connection(&slot);
         assert_eq!((ours.generation, ours.from_backend.acked, ours.state), (300, 7 << 33, 2));
         assert_eq!((ours.id, ours.idle_timeout, ours.client), (0, 0, Endpoint::default()));
+    }
+
+    #[test]
+    fn a_connection_of_the_first_layout_has_no_next_hop() {
+        let sample = sample();
+        let mut slot = bytes(&sample)[PROBE..].to_vec();
+        // What was reserved then may be anything.
+        slot[size_of::<Connection>() - PROBE - size_of::<Hop>()..].fill(0xff);
+        let ours = Layout::UNDESCRIBED.conversion().connection(&slot);
+        assert_eq!((ours.id, ours.client, ours.from_backend), (sample.id, sample.client, sample.from_backend));
     }
 
     #[test]

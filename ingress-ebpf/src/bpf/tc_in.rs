@@ -1,7 +1,7 @@
 //! tc ingress: the splice.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_check_mtu, bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::helpers::{bpf_check_mtu, bpf_ktime_get_ns};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
@@ -21,6 +21,7 @@ use ingress_ebpf::too_big::{TooBig, is_to_sender, quoted_direction};
 use ingress_ebpf::verdict::{Action, Verdict};
 
 use super::admission::{self, Unlinked};
+use super::exit::Exit;
 use super::maps::{CONNECTIONS, EXIST, FLOWS, LISTENERS, NOTES, count, declare_labels, tell};
 use super::options::{Limits, Place, prepare_syn, translate_sack};
 use super::packet::{Bare, Ethernet, Family, Layout, Look, Packet, Plain};
@@ -96,7 +97,7 @@ const ODD: i32 = -4;
 #[inline(never)]
 fn handle<L: Layout>(packet: Packet) -> i32 {
     match judge::<L>(&packet) {
-        Judgement::Final(verdict, output) => act::<L>(packet, verdict, output),
+        Judgement::Final(verdict, exit) => act::<L>(packet, verdict, exit),
         Judgement::Begins => BEGINS,
         Judgement::BeginsAgain => BEGINS_AGAIN,
         Judgement::Odd => ODD,
@@ -108,7 +109,7 @@ fn handle<L: Layout>(packet: Packet) -> i32 {
 fn begin<L: Layout>(packet: Packet, again: bool) -> i32 {
     let verdict = new_connection::<L>(&packet);
     let passed = verdict.action() == Action::Pass;
-    act::<L>(packet, if again && passed { Verdict::SynOnEnded } else { verdict }, 0)
+    act::<L>(packet, if again && passed { Verdict::SynOnEnded } else { verdict }, Exit::NONE)
 }
 
 /// TCP with IP options or extension headers, or in fragments: never spliced, and of a live flow never the stack's either.
@@ -123,7 +124,7 @@ fn odd<L: Layout>(packet: Packet) -> i32 {
         Odd::Options => Verdict::DropIpOptions,
         Odd::Fragment => Verdict::DropFragment,
     };
-    act::<L>(packet, verdict, 0)
+    act::<L>(packet, verdict, Exit::NONE)
 }
 
 /// A router's word about a packet that we have sent on. Of a packet that our own stack has sent, it is the stack's.
@@ -137,11 +138,11 @@ fn too_big<L: Layout>(packet: Packet) -> i32 {
     }
     // SAFETY: entries are never changed after they were inserted.
     let Some(entry) = (unsafe { FLOWS.get(&message.answered_by()) }) else { return ODD };
-    let Some(connection) = CONNECTIONS.get(entry.slot) else { return act::<L>(packet, Verdict::DropStale, 0) };
+    let Some(connection) = CONNECTIONS.get(entry.slot) else { return act::<L>(packet, Verdict::DropStale, Exit::NONE) };
     let back = if entry.direction == Direction::ToBackend as u32 { Direction::ToBackend } else { Direction::ToClient };
     let verdict = judge_too_big(outer, message, entry, connection, back);
     if verdict.action() != Action::Redirect {
-        return act::<L>(packet, verdict, 0);
+        return act::<L>(packet, verdict, Exit::NONE);
     }
     let translation = Translation::of(connection, back);
     let rewritten = packet.rewrite_too_big::<L>(|ip, message| {
@@ -150,8 +151,8 @@ fn too_big<L: Layout>(packet: Packet) -> i32 {
             ip.forward(&translation.source.address, &translation.destination.address);
         Difference { pseudo, header, uncovered }
     });
-    let output = connection.ifindex[back as usize & 1];
-    act::<L>(packet, if rewritten.is_some() { verdict } else { Verdict::DropRewriteFailed }, output)
+    let exit = Exit::of(connection, entry.slot, back);
+    act::<L>(packet, if rewritten.is_some() { verdict } else { Verdict::DropRewriteFailed }, exit)
 }
 
 #[inline(always)]
@@ -177,7 +178,7 @@ fn judge_too_big<I: Ip>(
 }
 
 #[inline(always)]
-fn act<L: Layout>(packet: Packet, verdict: Verdict, output: u32) -> i32 {
+fn act<L: Layout>(packet: Packet, verdict: Verdict, exit: Exit) -> i32 {
     let redirect = verdict.action() == Action::Redirect;
     let verdict =
         if redirect && packet.complete_for_redirect::<L>().is_none() { Verdict::DropRewriteFailed } else { verdict };
@@ -191,11 +192,9 @@ fn act<L: Layout>(packet: Packet, verdict: Verdict, output: u32) -> i32 {
         Action::Redirect => {
             // Somebody's before us may have set one. It would take part in the lookup, and nobody has asked for the way of a marked packet.
             packet.clear_mark();
-            // SAFETY: no parameters: the helper finds the neighbour by a route lookup on that device.
-            unsafe { bpf_redirect_neigh(output, core::ptr::null_mut(), 0, 0) as i32 }
+            exit.by_neighbour()
         }
-        // SAFETY: a plain call.
-        Action::Reflect => unsafe { bpf_redirect(output, 0) as i32 },
+        Action::Reflect => exit.as_it_is(),
     }
 }
 
@@ -211,8 +210,7 @@ fn tell_drop(packet: Packet, verdict: Verdict) {
 }
 
 enum Judgement {
-    /// The verdict and the output device.
-    Final(Verdict, u32),
+    Final(Verdict, Exit),
     Begins,
     BeginsAgain,
     Odd,
@@ -223,34 +221,36 @@ fn judge<L: Layout>(packet: &Packet) -> Judgement {
     match packet.look::<L>() {
         Look::Plain => {}
         Look::Odd => return Judgement::Odd,
-        Look::Other => return Judgement::Final(Verdict::Miss, 0),
+        Look::Other => return Judgement::Final(Verdict::Miss, Exit::NONE),
     }
-    let Some((plain, key)) = packet.plain::<L>() else { return Judgement::Final(Verdict::Miss, 0) };
+    let Some((plain, key)) = packet.plain::<L>() else { return Judgement::Final(Verdict::Miss, Exit::NONE) };
     let kind = plain.tcp.flags & (SYN | ACK | FIN | RST);
     if kind == SYN | ACK {
         note_answer(&key, u32::from_be(plain.tcp.seq).wrapping_add(1), u32::from_be(plain.tcp.ack));
     }
     // SAFETY: entries are never changed after they were inserted.
     let Some(entry) = (unsafe { FLOWS.get(&key) }) else {
-        return if kind == SYN { Judgement::Begins } else { Judgement::Final(Verdict::Miss, 0) };
+        return if kind == SYN { Judgement::Begins } else { Judgement::Final(Verdict::Miss, Exit::NONE) };
     };
     let entry = *entry;
-    let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else { return Judgement::Final(Verdict::DropStale, 0) };
+    let Some(connection) = CONNECTIONS.get_ptr_mut(entry.slot) else {
+        return Judgement::Final(Verdict::DropStale, Exit::NONE);
+    };
     // SAFETY: array map values live as long as the map. Words are written by one side each, and by several CPUs of the kernel's side
     // only as `raise` does it; a torn view of two words is possible and harmless, since every decision rests on one of them.
     let connection = unsafe { &mut *connection };
     if connection.generation != entry.generation {
-        return Judgement::Final(Verdict::DropStale, 0);
+        return Judgement::Final(Verdict::DropStale, Exit::NONE);
     }
     if connection.state == State::Moving as u32 {
-        return Judgement::Final(Verdict::DropMoving, 0);
+        return Judgement::Final(Verdict::DropMoving, Exit::NONE);
     }
     if plain.tcp.flags & SYN != 0 && is_over(connection) {
         give_away(&key, &entry, connection);
-        return if kind == SYN { Judgement::BeginsAgain } else { Judgement::Final(Verdict::SynOnEnded, 0) };
+        return if kind == SYN { Judgement::BeginsAgain } else { Judgement::Final(Verdict::SynOnEnded, Exit::NONE) };
     }
-    let (verdict, output) = on_flow::<L>(packet, &plain, &entry, connection);
-    Judgement::Final(verdict, output)
+    let (verdict, exit) = on_flow::<L>(packet, &plain, &entry, connection);
+    Judgement::Final(verdict, exit)
 }
 
 /// Either end may use its port again: ended, or cut, the connection has no more claim to it.
@@ -278,21 +278,21 @@ fn on_flow<L: Layout>(
     plain: &Plain,
     entry: &FlowEntry,
     connection: &mut Connection,
-) -> (Verdict, u32) {
+) -> (Verdict, Exit) {
     let header_len = plain.tcp.header_len();
     if header_len < TCP_LEN || plain.segment_len < header_len as u32 {
-        return (Verdict::DropMalformed, 0);
+        return (Verdict::DropMalformed, Exit::NONE);
     }
     let len = plain.segment_len - header_len as u32;
     let flags = plain.tcp.flags;
 
     match State::from_u32(connection.state) {
         Some(State::Armed | State::Spliced | State::Draining) => {}
-        Some(State::Cut) => return (answer_with_rst::<L>(packet, plain, len), packet.device()),
-        Some(State::Free | State::Moving) | None => return (Verdict::DropStale, 0),
+        Some(State::Cut) => return (answer_with_rst::<L>(packet, plain, len), Exit::by(packet.device())),
+        Some(State::Free | State::Moving) | None => return (Verdict::DropStale, Exit::NONE),
     }
     if plain.hops <= 1 {
-        return (Verdict::DropTtl, 0);
+        return (Verdict::DropTtl, Exit::NONE);
     }
 
     let direction =
@@ -300,7 +300,7 @@ fn on_flow<L: Layout>(
     if flags & SYN != 0
         && let Some(verdict) = on_syn(plain, direction, connection)
     {
-        return (verdict, 0);
+        return (verdict, Exit::NONE);
     }
 
     let seq = u32::from_be(plain.tcp.seq);
@@ -314,7 +314,7 @@ fn on_flow<L: Layout>(
             let acked = connection.from_backend.flags & FIRST_FLIGHT_ACKED != 0;
             if !acked && flags & RST == 0 && before(ack, connection.min_ack) {
                 let pure_ack = len == 0 && flags & FIN == 0;
-                return (if pure_ack { Verdict::ToLocalSocket } else { Verdict::DropEarlyData }, 0);
+                return (if pure_ack { Verdict::ToLocalSocket } else { Verdict::DropEarlyData }, Exit::NONE);
             }
             if !acked {
                 // Our socket sent the first flight, so no packet of the client has shown its end.
@@ -349,17 +349,17 @@ fn on_flow<L: Layout>(
         tell(Kind::Ended, entry.slot, entry.generation, 0);
     }
     let start = own.start;
-    let output = connection.ifindex[entry.direction as usize & 1];
-    if is_too_big_for(*packet, L::LINK as u32, <L::Ip as Ip>::LEN as u32 + header_len as u32, output) {
+    let exit = Exit::of(connection, entry.slot, direction);
+    if is_too_big_for(*packet, L::LINK as u32, <L::Ip as Ip>::LEN as u32 + header_len as u32, exit.device) {
         if proven {
             tell(Kind::Narrow, entry.slot, entry.generation, entry.direction);
         }
-        return (Verdict::DropNarrow, 0);
+        return (Verdict::DropNarrow, Exit::NONE);
     }
 
     let translation = Translation::of(connection, direction);
     if packet.rewrite::<L>(|ip, tcp| translation.apply(ip, tcp)).is_none() {
-        return (Verdict::DropRewriteFailed, 0);
+        return (Verdict::DropRewriteFailed, Exit::NONE);
     }
     if header_len > TCP_LEN
         && translate_sack(
@@ -371,12 +371,12 @@ fn on_flow<L: Layout>(
         )
         .is_none()
     {
-        return (Verdict::DropRewriteFailed, 0);
+        return (Verdict::DropRewriteFailed, Exit::NONE);
     }
     match direction {
-        _ if !proven => (Verdict::SplicedUnproven, output),
-        Direction::ToBackend => (Verdict::SplicedToBackend, output),
-        Direction::ToClient => (Verdict::SplicedToClient, output),
+        _ if !proven => (Verdict::SplicedUnproven, exit),
+        Direction::ToBackend => (Verdict::SplicedToBackend, exit),
+        Direction::ToClient => (Verdict::SplicedToClient, exit),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Lists that the kernel keeps, whole (NLM_F_DUMP, rtnetlink(7)).
 
 use std::io;
+use std::ops::ControlFlow;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -8,6 +9,19 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// All answers to `question`, in the kernel's order.
 pub(super) fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    let mut answers = Vec::new();
+    see(question, |answer| {
+        answers.push(answer);
+        ControlFlow::Continue(())
+    })?;
+    Ok(answers)
+}
+
+/// Shows `look` one answer after another, until it has seen enough.
+pub(super) fn see(
+    question: RouteNetlinkMessage,
+    mut look: impl FnMut(RouteNetlinkMessage) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -19,7 +33,6 @@ pub(super) fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlink
     message.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
 
-    let mut answers = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = &datagram[..];
@@ -28,10 +41,12 @@ pub(super) fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlink
             let length = (message.header.length as usize).next_multiple_of(4).clamp(16, rest.len());
             rest = &rest[length..];
             if matches!(message.payload, NetlinkPayload::Done(_) | NetlinkPayload::Error(_)) {
-                return Ok(answers);
+                return Ok(());
             }
-            if let NetlinkPayload::InnerMessage(answer) = message.payload {
-                answers.push(answer);
+            if let NetlinkPayload::InnerMessage(answer) = message.payload
+                && look(answer).is_break()
+            {
+                return Ok(());
             }
         }
     }

@@ -4,6 +4,7 @@
 mod arming;
 mod attaching;
 mod ending;
+mod following;
 mod report;
 mod way;
 
@@ -92,8 +93,9 @@ pub(super) struct Live {
 }
 
 impl Live {
-    fn adopted(held: Held) -> Self {
-        Self { backend_socket: None, armed_at: None, told: Transferred::default(), follows: None, _held: held }
+    fn adopted(held: Held, connection: &Connection) -> Self {
+        let follows = following::written_down(connection);
+        Self { backend_socket: None, armed_at: None, told: Transferred::default(), follows, _held: held }
     }
 }
 
@@ -167,12 +169,12 @@ impl Flows {
                 State::Spliced => {
                     self.ports.adopt(socket_address(&connection.backend), port(&connection.source.port));
                     let held = self.sink.adopted(&self.info(&connection));
-                    self.live.lock().insert(index, Live::adopted(held));
+                    self.live.lock().insert(index, Live::adopted(held, &connection));
                     self.adopted.fetch_add(1, Ordering::Relaxed);
                 }
                 State::Armed | State::Moving => {
                     let held = self.sink.adopted(&self.info(&connection));
-                    self.live.lock().insert(index, Live::adopted(held));
+                    self.live.lock().insert(index, Live::adopted(held, &connection));
                     self.ports.adopt(socket_address(&connection.backend), port(&connection.source.port));
                     let acked = connection.from_backend.flags & FIRST_FLIGHT_ACKED != 0;
                     // One that still moves has lost its numbers with the table that it came from.

@@ -89,6 +89,7 @@ impl Links {
         flows.find_followers(&mut self.paths);
         // Some may have changed while no daemon ran.
         let mut pace = Pace { rounds: 1, next: Instant::now() };
+        let mut changed = false;
         while !flows.stopping.load(Ordering::Acquire) {
             let pause = pace.next.saturating_duration_since(Instant::now());
             let mut sockets =
@@ -107,14 +108,21 @@ impl Links {
             }
             if let Some(renewed) = self.read() {
                 flows.devices_changed(&renewed);
+                // With its device, an IPv4 route goes down without a word of its own.
+                changed = true;
             }
             flows.rehome(&mut self.paths);
             if pace.next <= Instant::now() {
-                if self.routes.take() {
-                    flows.routing.changed();
+                changed |= self.routes.take();
+                if changed {
                     pace.rounds = Pace::ROUNDS;
                 }
-                pace.go(|| flows.follow_routes(&mut self.paths));
+                pace.go(|| {
+                    if std::mem::take(&mut changed) {
+                        flows.routing.changed();
+                    }
+                    flows.follow_routes(&mut self.paths);
+                });
             }
         }
     }

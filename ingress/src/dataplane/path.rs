@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ingress_ebpf::header::IPPROTO_TCP;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -39,14 +41,18 @@ pub(crate) struct Question {
     pub(crate) mark: u32,
     /// The device that it has to leave by; 0: any.
     pub(crate) device: u32,
-    /// Only by a route that stands in a table: where there is none by that device, IPv4 takes the destination for a neighbour.
+    /// The route as it stands in its table, with all of its next hops. Where there is none by that device, IPv4 would else take the
+    /// destination for a neighbour.
     pub(crate) listed: bool,
 }
 
 /// Where a packet goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
     Out(Hop),
+    /// To one of these, as a hash of the connection's addresses or ports decides. Only of a question for what is listed; empty, if the
+    /// kernel does not say which there are.
+    Several(Arc<[Hop]>),
     /// To this host itself, or nowhere that a splice could send.
     NotForwardable,
 }
@@ -79,7 +85,7 @@ impl Paths {
         if let Some((path, asked)) = self.known.get(&question)
             && now.duration_since(*asked) < GOOD_FOR
         {
-            return Ok(*path);
+            return Ok(path.clone());
         }
         self.ask_anew(question, now)
     }
@@ -91,9 +97,14 @@ impl Paths {
             self.known.retain(|_, (_, asked)| now.duration_since(*asked) < GOOD_FOR);
         }
         if self.known.len() < KNOWN_MAX || self.known.contains_key(&question) {
-            self.known.insert(question, (path, now));
+            self.known.insert(question, (path.clone(), now));
         }
         Ok(path)
+    }
+
+    /// Without remembering the answer: no other connection will ask this.
+    pub(crate) fn ask_once(&mut self, question: Question) -> io::Result<Path> {
+        self.ask_kernel(&question)
     }
 
     fn ask_kernel(&mut self, question: &Question) -> io::Result<Path> {
@@ -177,12 +188,37 @@ fn path(route: &RouteMessage) -> Path {
     if route.header.kind != RouteType::Unicast {
         return Path::NotForwardable;
     }
-    let device = route.attributes.iter().find_map(|attribute| {
+    if has_several_hops(route) {
+        let all = route.attributes.iter().filter_map(|attribute| {
+            let RouteAttribute::MultiPath(hops) = attribute else { return None };
+            Some(hops)
+        });
+        return Path::Several(all.flatten().filter(|hop| is_usable(hop)).map(next_hop).collect());
+    }
+    let gateway = route.attributes.iter().find_map(gateway);
+    device(route).map_or(Path::NotForwardable, |device| Path::Out(Hop { device, gateway }))
+}
+
+/// Of a route as it stands in its table. Where `net.ipv4.nexthop_compat_mode` is 0, the kernel names a nexthop object and not what is in it.
+pub(super) fn has_several_hops(route: &RouteMessage) -> bool {
+    let named = route.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::NhId(_)));
+    route.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::MultiPath(_)))
+        || named && route.header.kind == RouteType::Unicast && device(route).is_none()
+}
+
+fn device(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| {
         let RouteAttribute::Oif(index) = attribute else { return None };
         Some(*index)
-    });
-    let gateway = route.attributes.iter().find_map(gateway);
-    device.map_or(Path::NotForwardable, |device| Path::Out(Hop { device, gateway }))
+    })
+}
+
+fn is_usable(hop: &RouteNextHop) -> bool {
+    !hop.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown)
+}
+
+fn next_hop(hop: &RouteNextHop) -> Hop {
+    Hop { device: hop.interface_index, gateway: hop.attributes.iter().find_map(gateway) }
 }
 
 fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
@@ -212,6 +248,39 @@ mod tests {
         let loopback = "127.0.0.1".parse().expect("test address");
         let question = Question { mark: 1, source_port: 443, ..Question::plain(loopback, loopback) };
         assert_eq!(paths.ask(question, Instant::now()).expect("an answer"), Path::NotForwardable);
+    }
+
+    fn route(attributes: Vec<RouteAttribute>) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header.kind = RouteType::Unicast;
+        route.attributes = attributes;
+        route
+    }
+
+    #[test]
+    fn a_route_with_several_next_hops_tells_those_that_can_be_used() {
+        let hop = |device, flags, gateway: &str| {
+            let mut hop = RouteNextHop::default();
+            (hop.interface_index, hop.flags) = (device, flags);
+            hop.attributes = vec![RouteAttribute::Gateway(route_address(gateway.parse().expect("test address")))];
+            hop
+        };
+        let hops = vec![
+            hop(2, RouteNextHopFlags::empty(), "192.0.2.1"),
+            hop(3, RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown, "198.51.100.1"),
+            hop(4, RouteNextHopFlags::Onlink, "203.0.113.1"),
+        ];
+        let Path::Several(found) = path(&route(vec![RouteAttribute::MultiPath(hops)])) else { panic!("several") };
+        let expected = [(2, "192.0.2.1"), (4, "203.0.113.1")]
+            .map(|(device, gateway)| Hop { device, gateway: gateway.parse().ok() });
+        assert_eq!(*found, expected);
+    }
+
+    #[test]
+    fn a_next_hop_that_only_has_a_number_may_be_several() {
+        assert_eq!(path(&route(vec![RouteAttribute::NhId(7)])), Path::Several(Arc::new([])));
+        let one = route(vec![RouteAttribute::NhId(7), RouteAttribute::Oif(2)]);
+        assert_eq!(path(&one), Path::Out(Hop { device: 2, gateway: None }));
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn describe(dir: &Path) -> Option<Layout> {
     let unknown = Layout { number: number.unwrap_or(0), phase: READY, len: 0, ..Layout::CURRENT };
     match Description::open(dir) {
         Ok(Some(description)) => Some(description.read(dir).unwrap_or(unknown)),
-        Ok(None) => Some(Layout::UNDESCRIBED.filter(|layout| Some(layout.number) == number).unwrap_or(unknown)),
+        Ok(None) => Some(if number == Some(Layout::UNDESCRIBED.number) { Layout::UNDESCRIBED } else { unknown }),
         Err(error) => {
             tracing::warn!(%error, "pins of another build");
             Some(unknown)

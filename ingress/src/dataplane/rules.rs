@@ -7,8 +7,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessa
 
 use super::dump::dump;
 
-/// True if every packet to one destination goes the same way, as with the three rules that each host has from the start. Then the
-/// way of a handshake is the way of all that follows, and nobody has to ask for it.
+/// True if every packet to one destination is led to the same route, as by the three rules that each host has from the start.
 pub(super) fn are_plain() -> io::Result<bool> {
     let all = dump(RouteNetlinkMessage::GetRule(RuleMessage::default()))?;
     Ok(all.iter().all(|answer| matches!(answer, RouteNetlinkMessage::NewRule(rule) if is_plain(rule))))

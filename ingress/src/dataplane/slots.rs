@@ -7,7 +7,8 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ingress_ebpf::connection::{Connection, Half, State};
+use ingress_ebpf::connection::{Connection, Half, Hop, State};
+use ingress_ebpf::flow::Direction;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use parking_lot::Mutex;
 
@@ -169,10 +170,21 @@ impl Slots {
         self.word(index, offset_of!(Connection, min_ack)).store(min_ack, Ordering::Release);
     }
 
-    /// Where packets in this direction leave from now on.
-    pub(super) fn set_device(&self, index: u32, direction: usize, device: u32) {
+    /// Where packets in this direction leave from now on, and to whom. In between, a lookup may choose the neighbour.
+    pub(super) fn set_exit(&self, index: u32, direction: usize, device: u32, hop: Hop) {
+        let to_backend = direction & 1 == Direction::ToBackend as usize;
+        let sender =
+            if to_backend { offset_of!(Connection, from_client) } else { offset_of!(Connection, from_backend) };
+        let at = sender + offset_of!(Half, hop);
+        self.word(index, at + offset_of!(Hop, family)).store(0, Ordering::Release);
         let offset = offset_of!(Connection, ifindex) + (direction & 1) * size_of::<u32>();
         self.word(index, offset).store(device, Ordering::Release);
+        let (words, _) = hop.address.as_chunks();
+        for (n, word) in words.iter().enumerate() {
+            let offset = at + offset_of!(Hop, address) + n * size_of::<u32>();
+            self.word(index, offset).store(u32::from_ne_bytes(*word), Ordering::Release);
+        }
+        self.word(index, at + offset_of!(Hop, family)).store(hop.family, Ordering::Release);
     }
 
     fn generation(&self, index: u32) -> u32 {

@@ -2,7 +2,10 @@
 //! and which it has to leave alone.
 
 mod firewalls;
+mod following;
 mod guests;
+mod multipath;
 mod ports;
 mod routing;
 mod settings;
+mod stage;

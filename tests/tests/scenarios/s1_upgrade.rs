@@ -117,7 +117,7 @@ fn connections_of_a_layout_that_cannot_be_read_stay_with_their_programs() -> Res
     stage.node.kill9()?;
     // As if a build had left it whose connections nobody below layout 9 may touch.
     let pins = stage.node.pin_dir().to_owned();
-    let layout = pins.join("v1/ingress_layout");
+    let layout = pins.join("v2/ingress_layout");
     let mut words = map_value(&layout)?;
     words[..8].copy_from_slice(&[9, 0, 0, 0, 9, 0, 0, 0]);
     let value: Vec<String> = words.iter().map(u8::to_string).collect();
@@ -128,7 +128,7 @@ fn connections_of_a_layout_that_cannot_be_read_stay_with_their_programs() -> Res
         .args(&value)
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::rename(pins.join("v1"), pins.join("v9"))?;
+    std::fs::rename(pins.join("v2"), pins.join("v9"))?;
 
     stage.node.launch()?;
     let status = stage.node.status()?;

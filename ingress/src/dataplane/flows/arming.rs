@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use aya::maps::MapError;
-use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, Half, State, WindowScales};
+use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, FOLLOWS, Half, STAYS, State, WindowScales};
 use ingress_ebpf::flow::{Direction, FlowEntry, FlowKey};
 
+use super::following::hop;
 use super::{Flows, Live, Way, key, keys, monotonic};
 use crate::dataplane::Held;
 use crate::dataplane::labels::Words;
@@ -143,17 +144,20 @@ impl Plan<'_> {
         let started = self.info.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         // Until the ends have spoken: a window that either may fill, no more than our sockets ever offered.
         const FIRST_WINDOW: u32 = 1 << 20;
-        let half = |start: u32, carried: u64, high: u32| Half {
+        let half = |start: u32, carried: u64, high: u32, way: Way| Half {
             last_seen: now,
             acked: u64::from(start) + carried,
             high,
             window_end: start.wrapping_add(carried as u32).wrapping_add(FIRST_WINDOW),
             start,
+            flags: if way.follows { FOLLOWS } else { STAYS },
+            hop: hop(way.hop),
             ..Half::default()
         };
         let Transferred { to_backend, to_client } = self.carried;
         // Of a relay's connection, the backend has acknowledged all that our socket sent.
         let flags = if state == State::Moving { FIRST_FLIGHT_ACKED } else { 0 };
+        let from_backend = half(self.client_start, to_backend, self.client_write, self.to_client);
         Connection {
             #[cfg(feature = "layout-probe")]
             probe: Default::default(),
@@ -172,8 +176,13 @@ impl Plan<'_> {
             local: endpoint(self.local),
             source: endpoint(self.source),
             backend: endpoint(self.backend),
-            from_client: half(self.client_write.wrapping_sub(to_client as u32), to_client, self.client_read),
-            from_backend: Half { flags, ..half(self.client_start, to_backend, self.client_write) },
+            from_client: half(
+                self.client_write.wrapping_sub(to_client as u32),
+                to_client,
+                self.client_read,
+                self.to_backend,
+            ),
+            from_backend: Half { flags: from_backend.flags | flags, ..from_backend },
         }
     }
 }

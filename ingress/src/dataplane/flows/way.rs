@@ -1,22 +1,16 @@
-//! Which way a connection's packets leave: as its sockets' packets do, as long as spliced ones would find the same way; and what
-//! becomes of that when routes change, or devices go.
+//! Which way a connection's packets leave when it is handed off: as its sockets' packets do, as long as spliced ones would find the
+//! same way, or can be told it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ingress_ebpf::connection::{Connection, Endpoint};
 use ingress_ebpf::flow::SynSeen;
 
 use super::Flows;
 use crate::dataplane::path::{Hop, Path, Paths, Question, bound_device};
-use crate::dataplane::reset::socket_address;
-use crate::l4::outcome::{EndReason, RelayReason};
-
-/// How long a connection waits for another device where its own is gone: `wg-quick` and container engines make theirs anew within
-/// seconds, and routes come after devices.
-const WITHOUT_DEVICE: Duration = Duration::from_secs(30);
+use crate::l4::outcome::RelayReason;
 
 /// One leg of a connection, as our socket sees it.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +32,8 @@ pub(crate) enum Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
     pub(crate) device: u32,
+    /// The next hop, where the route has several; `None`: each packet's lookup finds it.
+    pub(crate) hop: Option<IpAddr>,
     /// It is the way of any packet with these addresses, so it moves when the route moves.
     pub(crate) follows: bool,
 }
@@ -49,7 +45,7 @@ impl Leg {
 }
 
 /// As any packet of our stack is routed, but for the port that is another one in each connection.
-fn question(ours: SocketAddr, theirs: SocketAddr, server: Server) -> Question {
+pub(super) fn question(ours: SocketAddr, theirs: SocketAddr, server: Server) -> Question {
     let (source_port, destination_port) = match server {
         Server::We => (ours.port(), 0),
         Server::They => (0, theirs.port()),
@@ -57,22 +53,13 @@ fn question(ours: SocketAddr, theirs: SocketAddr, server: Server) -> Question {
     Question { source_port, destination_port, ..Question::plain(ours.ip(), theirs.ip()) }
 }
 
-/// Both legs of a connection in the kernel, by [`ingress_ebpf::flow::Direction`].
-fn questions(connection: &Connection) -> [Question; 2] {
-    let question =
-        |ours: &Endpoint, theirs: &Endpoint, server| question(socket_address(ours), socket_address(theirs), server);
-    [
-        question(&connection.source, &connection.backend, Server::They),
-        question(&connection.local, &connection.client, Server::We),
-    ]
-}
-
 impl Flows {
     /// The way of a leg whose handshake was noted, or why its packets cannot be spliced.
     ///
     /// The note tells by which device our own packet left, after all that routing rules, a socket's device and the firewall had
     /// to say. Spliced packets find their next hop by a lookup of their own, on that device, and without mark or ports. Where rules
-    /// look at those, both are asked for: the same next hop, or a relay.
+    /// look at those, both are asked for: the same next hop, or a relay. Where a route has several next hops, spliced packets are told
+    /// which of them is theirs.
     pub(crate) fn way(
         &self,
         paths: &mut Paths,
@@ -90,22 +77,26 @@ impl Flows {
         }
         let bound = bound_device(leg.socket).map_err(failed)?;
         if self.routing.is_plain() {
-            return Ok(Way { device: note.left_by, follows: bound == 0 });
+            return Ok(Way { device: note.left_by, hop: None, follows: bound == 0 });
         }
         let any = leg.question();
         let as_sockets = Question { mark: note.mark, device: bound, ..any };
+        let exact = Question { source_port: leg.ours.port(), destination_port: leg.theirs.port(), ..as_sockets };
+        let listed = paths.ask(Question { listed: true, ..as_sockets }, now).map_err(failed)?;
+        if let Path::Several(hops) = listed {
+            return one_of(paths, exact, &hops, note.left_by).ok_or(RelayReason::Route);
+        }
         let mut stack = paths.ask(as_sockets, now).map_err(failed)?;
-        if !leaves_by(stack, note.left_by) {
+        if !leaves_by(&stack, note.left_by) {
             // Several ways, of which the ports choose one.
-            let exact = Question { source_port: leg.ours.port(), destination_port: leg.theirs.port(), ..as_sockets };
             stack = paths.ask_anew(exact, now).map_err(failed)?;
         }
-        if !leaves_by(stack, note.left_by) || self.splice(paths, any, note.left_by, now).map_err(failed)? != stack {
+        if !leaves_by(&stack, note.left_by) || self.splice(paths, any, note.left_by, now).map_err(failed)? != stack {
             tracing::debug!(?leg, ?note, ?stack, "spliced packets would take another way");
             return Err(RelayReason::Route);
         }
         let follows = bound == 0 && paths.ask(any, now).map_err(failed)? == stack;
-        Ok(Way { device: note.left_by, follows })
+        Ok(Way { device: note.left_by, hop: None, follows })
     }
 
     /// [`Flows::way`] of a leg whose handshake is long past: routes may have moved since the note was taken.
@@ -117,16 +108,20 @@ impl Flows {
         now: Instant,
     ) -> Result<Way, RelayReason> {
         let way = self.way(paths, leg, Some(note), now)?;
+        if way.hop.is_some() {
+            // Asked for a moment ago, of this very connection.
+            return Ok(way);
+        }
         let device = bound_device(leg.socket).map_err(failed)?;
         let as_sockets = Question { mark: note.mark, device, ..leg.question() };
-        match leaves_by(paths.ask(as_sockets, now).map_err(failed)?, way.device) {
+        match leaves_by(&paths.ask(as_sockets, now).map_err(failed)?, way.device) {
             true => Ok(way),
             false => Err(RelayReason::Route),
         }
     }
 
     /// The next hop of a spliced packet that is sent out by `device`.
-    fn splice(&self, paths: &mut Paths, any: Question, device: u32, now: Instant) -> io::Result<Path> {
+    pub(super) fn splice(&self, paths: &mut Paths, any: Question, device: u32, now: Instant) -> io::Result<Path> {
         paths.ask(Question { device, ..Question::plain(any.source, any.destination) }, now)
     }
 
@@ -135,95 +130,38 @@ impl Flows {
         match paths.ask_anew(leg.question(), now) {
             Ok(Path::Out(hop)) if self.carries(hop.device) => otherwise,
             Ok(Path::Out(_)) => RelayReason::Device,
+            Ok(Path::Several(_)) => otherwise,
             Ok(Path::NotForwardable) => RelayReason::Local,
             Err(error) => failed(error),
         }
     }
 
-    /// Which of an earlier daemon's connections go where any packet with their addresses goes, and so move with the route. That may
-    /// have moved while no daemon ran: then no route leads by their device.
-    pub(in crate::dataplane) fn find_followers(&self, paths: &mut Paths) {
-        let now = Instant::now();
-        paths.renew(self.routing.generation());
-        for (index, connection) in self.slots.live() {
-            let follows = [0, 1].map(|direction| {
-                let (any, device) = (questions(&connection)[direction], connection.ifindex[direction]);
-                let mut leads = |question| paths.ask(question, now).is_ok_and(|path| leaves_by(path, device));
-                // Over IPv6, a question with a device says nothing about the routes by it.
-                leads(any) || any.destination.is_ipv4() && !leads(Question { device, listed: true, ..any })
-            });
-            if let Some(live) = self.live.lock().get_mut(&index).filter(|live| live.follows.is_none()) {
-                live.follows = Some(follows);
-            }
-        }
-    }
-
-    /// Routes or rules have changed: sends connections out by the device to which the route leads now. Those that never went
-    /// where their addresses alone lead (the listener has a device; rules look at marks or ports) stay where they are.
-    pub(in crate::dataplane) fn follow_routes(&self, paths: &mut Paths) {
-        let now = Instant::now();
-        paths.renew(self.routing.generation());
-        let mut moved = 0;
-        for (index, connection) in self.slots.live() {
-            let Some(follows) = self.live.lock().get(&index).and_then(|live| live.follows) else { continue };
-            for direction in [0, 1].into_iter().filter(|direction| follows[*direction]) {
-                let any = questions(&connection)[direction];
-                let Ok(path @ Path::Out(Hop { device, .. })) = paths.ask(any, now) else { continue };
-                let mut splices = || self.splice(paths, any, device, now).is_ok_and(|spliced| spliced == path);
-                if device != connection.ifindex[direction] && self.carries(device) && splices() {
-                    self.slots.set_device(index, direction, device);
-                    moved += 1;
-                }
-            }
-        }
-        if moved > 0 {
-            tracing::info!(flows = moved, "routes have changed: connections in the kernel leave by other devices now");
-        }
-    }
-
-    /// Sends connections whose device is gone out by that which leads to their ends now. Those without one for [`WITHOUT_DEVICE`]
-    /// are cut.
-    pub(in crate::dataplane) fn rehome(&self, paths: &mut Paths) {
-        let mut gone = self.gone.lock();
-        if gone.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        paths.renew(self.routing.generation());
-        for (index, connection) in self.slots.live() {
-            for (direction, any) in questions(&connection).into_iter().enumerate() {
-                let Some(since) = gone.get(&connection.ifindex[direction]) else { continue };
-                match self.device(paths, any, now) {
-                    Some(device) => self.slots.set_device(index, direction, device),
-                    None if now.duration_since(*since) > WITHOUT_DEVICE => {
-                        self.cut_slot(index, &connection, EndReason::DeviceGone);
-                        break;
-                    }
-                    None => {}
-                }
-            }
-        }
-        // Not at once: a handoff may be under way that has asked for its device before.
-        gone.retain(|_, since| now.duration_since(*since) <= WITHOUT_DEVICE);
-    }
-
-    /// The device by which a packet leaves, if it carries the programs.
-    fn device(&self, paths: &mut Paths, any: Question, now: Instant) -> Option<u32> {
-        let carried = |path: io::Result<Path>| match path {
-            Ok(Path::Out(hop)) if self.carries(hop.device) => Some(hop.device),
-            Ok(Path::Out(_) | Path::NotForwardable) | Err(_) => None,
-        };
-        // The device may be younger than the answer.
-        carried(paths.ask(any, now)).or_else(|| carried(paths.ask_anew(any, now)))
-    }
-
     /// True if packets that leave by `device` cross our programs.
-    fn carries(&self, device: u32) -> bool {
+    pub(super) fn carries(&self, device: u32) -> bool {
         self.interfaces.lock().iter().any(|attached| attached.carries(device))
     }
 }
 
-fn leaves_by(path: Path, device: u32) -> bool {
+/// The way of a connection whose route has several next hops: that which the kernel has chosen, by a hash of addresses or ports.
+/// `None`: which one that is cannot be said.
+fn one_of(paths: &mut Paths, exact: Question, hops: &[Hop], left_by: u32) -> Option<Way> {
+    let mut chosen = |question| match paths.ask_once(question) {
+        Ok(Path::Out(hop)) if hop.device == left_by => Some(hop),
+        Ok(Path::Out(_) | Path::Several(_) | Path::NotForwardable) | Err(_) => None,
+    };
+    let hop = chosen(exact).or_else(|| only_one_by(left_by, hops))?;
+    let any = Question { mark: 0, device: 0, ..exact };
+    let follows = exact.device == 0 && (exact == any || chosen(any) == Some(hop));
+    Some(Way { device: left_by, hop: Some(hop.gateway.unwrap_or(exact.destination)), follows })
+}
+
+/// A socket with a device leaves by no other, whichever hop an IPv6 question is answered with, to which a device is a mere wish.
+fn only_one_by(device: u32, hops: &[Hop]) -> Option<Hop> {
+    let mut by_device = hops.iter().filter(|hop| hop.device == device);
+    by_device.next().filter(|_| by_device.next().is_none()).copied()
+}
+
+pub(super) fn leaves_by(path: &Path, device: u32) -> bool {
     matches!(path, Path::Out(hop) if hop.device == device)
 }
 
