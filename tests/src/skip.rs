@@ -37,6 +37,7 @@ pub fn missing_device(kind: &str) -> Result<Option<String>> {
         "link add v0 type veth peer name v1\n{}\n",
         match kind {
             "vlan" => "link add link v0 name x0 type vlan id 5".to_owned(),
+            "vrf" => "link add x0 type vrf table 5".to_owned(),
             kind => format!("link add x0 type {kind}"),
         }
     ));

@@ -263,7 +263,7 @@ pub(super) struct FileBasicAuth {
 pub(super) struct FileKernel {
     /// `false`: every connection is relayed in userspace.
     pub(super) enabled: bool,
-    /// Network devices that get the programs, whenever they appear. Otherwise every Ethernet, tun and WireGuard device that is not part of a bond or bridge.
+    /// Network devices that get the programs, whenever they appear. Otherwise every Ethernet, tun and WireGuard device that is not part of a bond or bridge; members of a VRF, and not the VRF.
     pub(super) interfaces: Vec<Device>,
     /// Source ports towards backends. Reserve them with `net.ipv4.ip_local_reserved_ports`, so that the host gives none
     /// away.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{InfoKind, InfoPortKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
 use super::dump::dump;
 
@@ -76,13 +76,17 @@ fn device(message: &LinkMessage) -> Option<Device> {
         let LinkAttribute::IfName(name) = attribute else { return None };
         Some(name.clone())
     })?;
-    let enslaved = message.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
+    // A VRF takes nothing from its members: packets come and leave by these.
+    let enslaved = message.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)))
+        && !is(message, &LinkInfo::PortKind(InfoPortKind::Vrf));
     let kind = message.header.link_layer_type;
     let link = if kind == LinkLayerType::None { Link::Bare } else { Link::Ethernet };
     let unfit = if kind == LinkLayerType::Loopback {
         Some("loopback: connections to this host itself are relayed")
     } else if kind != LinkLayerType::Ether && kind != LinkLayerType::None {
         Some("neither an Ethernet device nor one of bare IP packets as tun and WireGuard are")
+    } else if is(message, &LinkInfo::Kind(InfoKind::Vrf)) {
+        Some("a VRF: the programs belong on its members")
     } else if enslaved {
         Some("part of a bond or bridge: the programs belong on that")
     } else {
@@ -91,16 +95,20 @@ fn device(message: &LinkMessage) -> Option<Device> {
     Some(Device { name, index: message.header.index, link, unfit, has_vlans: false })
 }
 
+fn is(message: &LinkMessage, what: &LinkInfo) -> bool {
+    message
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(what)))
+}
+
 /// The device that this one, a VLAN, stands on.
 fn vlan_parent(link: &LinkMessage) -> Option<u32> {
-    let is_vlan = link.attributes.iter().any(|attribute| {
-        matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Vlan)))
-    });
     let parent = link.attributes.iter().find_map(|attribute| {
         let LinkAttribute::Link(parent) = attribute else { return None };
         Some(*parent)
     });
-    parent.filter(|_| is_vlan)
+    parent.filter(|_| is(link, &LinkInfo::Kind(InfoKind::Vlan)))
 }
 
 #[cfg(test)]
@@ -113,6 +121,20 @@ mod tests {
         let loopback = devices.iter().find(|device| device.name == "lo").expect("every namespace has one");
         assert_eq!(loopback.index, 1);
         assert!(loopback.unfit.is_some());
+    }
+
+    #[test]
+    fn the_programs_belong_on_the_members_of_a_vrf_but_not_of_a_bridge() {
+        let link = |info| {
+            let mut link = LinkMessage::default();
+            link.header.link_layer_type = LinkLayerType::Ether;
+            let infos = LinkAttribute::LinkInfo(vec![info]);
+            link.attributes = vec![LinkAttribute::IfName("eth0".into()), LinkAttribute::Controller(7), infos];
+            device(&link).expect("it has a name").unfit
+        };
+        assert_eq!(link(LinkInfo::PortKind(InfoPortKind::Vrf)), None);
+        assert!(link(LinkInfo::PortKind(InfoPortKind::Bridge)).is_some_and(|why| why.contains("bridge")));
+        assert!(link(LinkInfo::Kind(InfoKind::Vrf)).is_some_and(|why| why.contains("VRF")));
     }
 
     #[test]

@@ -9,3 +9,4 @@ mod ports;
 mod routing;
 mod settings;
 mod stage;
+mod vrf;
