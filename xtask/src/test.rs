@@ -15,6 +15,8 @@ pub(crate) struct Args {
     /// Run only the tests whose names contain this, without the static checks. `vm`: on Debian's kernels,
     /// under QEMU. `arm64`: the daemon for that processor.
     filter: Option<String>,
+    /// After `vm`: one of the kernels, as `6.1`, and parts of the names of scenarios; without: all.
+    only: Vec<String>,
     /// Count a test that lacks something on this host as failed.
     #[arg(long)]
     no_skip: bool,
@@ -25,13 +27,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut suite =
         Suite { filter: args.filter.as_deref(), no_skip: args.no_skip, skips: skips.path(), sum: Sum::default() };
     match suite.filter {
-        Some(VIRTUAL) => suite.machines(&[vm::OLDEST, vm::NEWER])?,
+        Some(VIRTUAL) => {
+            let (guests, parts) = vm::chosen(&args.only);
+            suite.machines(&guests, &parts)?;
+        }
+        Some(_) if !args.only.is_empty() => bail!("{:?}: only `vm` takes more than one word", args.only),
         Some(ARM64) => suite.arm64()?,
         Some(_) => suite.tests()?,
         None => {
             suite.checks();
             suite.tests()?;
-            suite.machines(&[vm::OLDEST.in_short()])?;
+            suite.machines(&[vm::OLDEST.in_short()], &[])?;
         }
     }
 
@@ -98,9 +104,9 @@ impl Suite<'_> {
         self.test("documentation tests", &["--workspace", "--doc"], &[])
     }
 
-    fn machines(&mut self, guests: &[vm::Guest]) -> Result<()> {
+    fn machines(&mut self, guests: &[vm::Guest], parts: &[&str]) -> Result<()> {
         for guest in guests {
-            match vm::run(guest) {
+            match vm::run(guest, parts) {
                 Ok(vm::Outcome::Ran(sum)) => self.sum.passed += sum.passed,
                 // Whether Debian's mirror can be reached is nobody's fault here.
                 Ok(vm::Outcome::Skipped(reason)) => self.count_skip(&format!("Linux {}", guest.name), &reason)?,

@@ -19,7 +19,7 @@ use ingress_tests::require;
 use ingress_tests::s1::S1;
 use ingress_tests::skip::{missing_device, skip_on_this_kernel};
 use ingress_tests::talk::Talk;
-use ingress_tests::wait::{PATIENCE, wait_until};
+use ingress_tests::wait::{PATIENCE, amount_here, wait_until};
 use ingress_tests::wire::client_hello;
 use serde_json::{Value, json};
 
@@ -267,11 +267,11 @@ fn config(s1: &S1, backend: SocketAddr) -> Value {
 }
 
 fn move_files(curl: &Curl, web: &Backend) -> Result<()> {
-    let sent = web.publish("down", 24 << 20)?;
+    let sent = web.publish("down", amount_here(24 << 20))?;
     assert_eq!(curl.download("/files/down")?.finish(Duration::from_secs(60)).context("download")?, sent);
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("up");
-    let sent = write_file(&file, 12 << 20, 5)?;
+    let sent = write_file(&file, amount_here(12 << 20), 5)?;
     assert_eq!(curl.clone().http1().upload(&file, "/upload/up").context("upload")?.status, 201);
     assert_eq!(web.uploaded("up")?, sent);
     Ok(())

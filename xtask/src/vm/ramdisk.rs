@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use ingress_tests::guest::{PLAN, Plan, Step};
-use ingress_tests::skip::{NO_SKIP, find_program};
+use ingress_tests::skip::{NO_SKIP, NOT_EVEN_KERNEL, find_program};
 use ingress_tests::wait::SLOWNESS;
 
 use super::archive::Archive;
@@ -19,9 +19,12 @@ use super::modules;
 pub(super) const PEERS: [&str; 7] = ["ip", "nginx", "curl", "openssl", "ethtool", "nft", "tc"];
 
 /// Devices, queueing, and the rules of a lab with connection tracking.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 14] = [
     "veth",
     "bridge",
+    "8021q",
+    "bonding",
+    "vrf",
     "sch_ingress",
     "cls_bpf",
     "cls_u32",
@@ -36,8 +39,14 @@ const MODULES: [&str; 11] = [
 /// What emulation costs, generously: a verifier that needs a second needs twenty.
 const SLOWER: &str = "8";
 
-/// Writes the ramdisk `file`: first the program tests whose names begin with `tests`, then the scenarios.
-pub(super) fn write(file: &Path, kernel_modules: &Path, built: &Built, tests: &str, scenarios: &[&str]) -> Result<()> {
+/// Writes the ramdisk `file`: first the program tests whose names begin with `programs`, if any, then the scenarios.
+pub(super) fn write(
+    file: &Path,
+    kernel_modules: &Path,
+    built: &Built,
+    programs: Option<&str>,
+    scenarios: &[&str],
+) -> Result<()> {
     let out = File::create(file).with_context(|| format!("creating {}", file.display()))?;
     let mut archive = Archive::new(BufWriter::new(out));
     let mut libraries = BTreeSet::new();
@@ -66,7 +75,7 @@ pub(super) fn write(file: &Path, kernel_modules: &Path, built: &Built, tests: &s
         archive.file(&path, &module.content)?;
         plan.modules.push(path);
     }
-    plan.steps.push(Step { program: PROGRAMS.into(), arguments: vec![tests.into()] });
+    plan.steps.extend(programs.map(|tests| Step { program: PROGRAMS.into(), arguments: vec![tests.into()] }));
     if !scenarios.is_empty() {
         let arguments = ["--exact", "--test-threads", "2"].iter().chain(scenarios).map(|word| (*word).into()).collect();
         plan.steps.push(Step { program: SCENARIOS.into(), arguments });
@@ -93,7 +102,7 @@ const FILES: [(&str, &str); 3] = [
 ];
 
 fn environment() -> Vec<(String, String)> {
-    [("PATH", "/usr/bin"), ("HOME", "/root"), (SLOWNESS, SLOWER), (NO_SKIP, "1")]
+    [("PATH", "/usr/bin"), ("HOME", "/root"), (SLOWNESS, SLOWER), (NO_SKIP, NOT_EVEN_KERNEL)]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
 }
