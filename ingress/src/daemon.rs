@@ -128,7 +128,7 @@ async fn serve(control: Control, metrics: Arc<Metrics>, kept: Kept) -> anyhow::R
 
     let states = ListenerStates::default();
     let (drain_order, drained) = watch::channel(false);
-    let mut listeners = Listeners::new(&mut workers, kernel.clone(), states.clone(), kept, drained);
+    let mut listeners = Listeners::new(&mut workers, &plane, states.clone(), kept, drained);
     let mut snapshots = snapshots;
     // Nobody is refused for a name that is about to be known.
     let _ = timeout(FIRST_WORDS, snapshots.wait_for(|snapshot| snapshot.awaited.is_empty())).await;

@@ -23,6 +23,7 @@ mod connection;
 mod opening;
 mod reader;
 mod relay;
+mod segments;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 use self::ends::Ends;
 use self::limits::Limits;
 use self::relays::Relays;
+use self::segments::Segments;
 use crate::dataplane::Kernel;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -49,6 +51,7 @@ pub struct Plane {
     /// Where ends are counted and logged; the dataplane reports the kernel's there.
     pub ends: Arc<Ends>,
     kernel: Kernel,
+    segments: Arc<Segments>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     ids: ConnectionIds,
 }
@@ -68,6 +71,7 @@ impl Plane {
             metrics: ends.metrics.clone(),
             ends,
             kernel,
+            segments: Arc::default(),
             snapshots,
             ids: ConnectionIds::default(),
         }

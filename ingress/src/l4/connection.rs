@@ -73,7 +73,7 @@ async fn establish(plane: &Plane, entrance: &Entrance, client: TcpStream, peer: 
     };
     backend.connection_started();
     plane.ends.started(&handoff.info);
-    match handoff::handoff(&plane.kernel, handoff).await {
+    match handoff::handoff(&plane.kernel, &plane.segments, handoff).await {
         HandoffOutcome::Kernel => {
             entrance.metrics.handed_off();
             None

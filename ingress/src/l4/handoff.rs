@@ -24,6 +24,7 @@ use self::legs::{Legs, Notes};
 use super::connect::{BackendSocket, Prepared};
 use super::limits::Guards;
 use super::outcome::{ConnectionInfo, RelayReason};
+use super::segments::Segments;
 use crate::config::HandoffPolicy;
 use crate::dataplane::repair::{self, Said};
 use crate::dataplane::{Arming, Kernel, Plan};
@@ -67,8 +68,8 @@ pub(crate) enum HandoffOutcome {
     },
 }
 
-pub(crate) async fn handoff(kernel: &Kernel, mut request: Handoff) -> HandoffOutcome {
-    let reason = match try_handoff(kernel, &mut request) {
+pub(crate) async fn handoff(kernel: &Kernel, segments: &Segments, mut request: Handoff) -> HandoffOutcome {
+    let reason = match try_handoff(kernel, segments, &mut request) {
         Ok(arming) => match complete(arming, request).await {
             Ok(()) => return HandoffOutcome::Kernel,
             Err(ended) => {
@@ -82,7 +83,7 @@ pub(crate) async fn handoff(kernel: &Kernel, mut request: Handoff) -> HandoffOut
 }
 
 /// Proves that the connection can be handed off, installs its entries and takes what the client's socket still holds.
-fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayReason> {
+fn try_handoff(kernel: &Kernel, segments: &Segments, request: &mut Handoff) -> Result<Arming, RelayReason> {
     match request.policy {
         HandoffPolicy::Always | HandoffPolicy::RttBelow(_) | HandoffPolicy::WhenIdle(_) => {}
         HandoffPolicy::Never => return Err(RelayReason::Policy),
@@ -93,7 +94,7 @@ fn try_handoff(kernel: &Kernel, request: &mut Handoff) -> Result<Arming, RelayRe
     {
         return Err(RelayReason::Rtt);
     }
-    let legs = Legs::prove(flows, request)?;
+    let legs = Legs::prove(flows, segments, request)?;
     if let HandoffPolicy::WhenIdle(_) = request.policy {
         request.notes = Some(legs.notes);
         return Err(RelayReason::WhenIdle);

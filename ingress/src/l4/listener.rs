@@ -13,12 +13,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Plane;
 use super::kept::{self, Kept};
-use super::socket::{self, Binding, Paths};
+use super::segments::{Paths, Segments};
+use super::socket::{self, Binding};
 use super::worker::{Listen, Workers};
 use crate::config::{Config, ListenerProtocol};
 use crate::dataplane::Kernel;
@@ -46,6 +48,7 @@ pub struct ListenerState {
 pub struct Listeners {
     workers: Vec<mpsc::Sender<Listen>>,
     kernel: Kernel,
+    segments: Arc<Segments>,
     states: ListenerStates,
     bound: BTreeMap<Wanted, Bound>,
     degraded: BTreeMap<Wanted, Degraded>,
@@ -91,17 +94,28 @@ impl Listeners {
     /// Takes over what `workers` listen to.
     pub fn new(
         workers: &mut Workers,
-        kernel: Kernel,
+        plane: &Plane,
         states: ListenerStates,
         kept: Kept,
         drained: watch::Receiver<bool>,
     ) -> Self {
-        let workers = std::mem::take(&mut workers.commands);
-        Self { workers, kernel, states, bound: BTreeMap::new(), degraded: BTreeMap::new(), kept, drained }
+        Self {
+            workers: std::mem::take(&mut workers.commands),
+            kernel: plane.kernel.clone(),
+            segments: plane.segments.clone(),
+            states,
+            bound: BTreeMap::new(),
+            degraded: BTreeMap::new(),
+            kept,
+            drained,
+        }
     }
 
     /// Follows the snapshots until `stop`; then closes every socket, but for what systemd keeps for the next daemon.
     pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, stop: CancellationToken) {
+        let mut look_again = tokio::time::interval_at(Instant::now() + SEGMENTS_AGAIN, SEGMENTS_AGAIN);
+        look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let segments = self.segments.clone();
         loop {
             let retry = self.degraded.values().map(|d| d.retry_at).min();
             tokio::select! {
@@ -118,7 +132,11 @@ impl Listeners {
                     self.follow(&snapshot).await;
                 }
                 // Names resolve late and routes change.
-                () = tokio::time::sleep(SEGMENTS_AGAIN) => {
+                _ = look_again.tick() => {
+                    let snapshot = snapshots.borrow().clone();
+                    self.size_segments(&snapshot);
+                }
+                () = segments.changed() => {
                     let snapshot = snapshots.borrow().clone();
                     self.size_segments(&snapshot);
                 }
@@ -171,7 +189,8 @@ impl Listeners {
 
     /// Keeps the announced MSS within the narrowest path behind each listener.
     fn size_segments(&mut self, snapshot: &Snapshot) {
-        let mut paths = Paths::default();
+        let segments = self.segments.clone();
+        let mut paths = Paths::new(&segments);
         for (wanted, bound) in &mut self.bound {
             let Some(listener) = snapshot.config.listeners.get(&wanted.listener) else { continue };
             let pools: Vec<_> = match &listener.protocol {
@@ -191,6 +210,7 @@ impl Listeners {
             }
             bound.segment = segment;
         }
+        paths.done();
     }
 
     /// Tells the kernel path where clients connect: where the kernel chose the port, once it is known.

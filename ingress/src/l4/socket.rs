@@ -1,11 +1,8 @@
 //! Listening sockets: one per worker and address, created together.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::net::{SocketAddr, TcpListener};
 
-use ingress_ebpf::header::{IPV4_LEN, IPV6_LEN, TCP_LEN};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Where to listen.
@@ -61,53 +58,3 @@ fn open(binding: &Binding) -> io::Result<Socket> {
 
 /// Connections that wait for `accept`. The kernel caps it at `net.core.somaxconn`, 4096 on Debian.
 const BACKLOG: i32 = 4096;
-
-/// What the kernel knows of the paths to backends, each host asked for once: many backends are few hosts.
-#[derive(Debug, Default)]
-pub(super) struct Paths(HashMap<IpAddr, Option<u32>>);
-
-impl Paths {
-    /// The largest MSS that connections towards `backends` can keep on every path (RFC 9293 section 3.7.1: MTU less the
-    /// headers). `None`: no path is known.
-    ///
-    /// A client sizes its segments by our SYN-ACK, and a spliced segment is never cut: it must fit the backend's path whole.
-    pub(super) fn largest_segment(&mut self, backends: impl Iterator<Item = SocketAddr>) -> Option<u32> {
-        /// The kernel takes 88 to 32767 (`TCP_MIN_MSS`, `MAX_TCP_WINDOW`).
-        const KERNEL_RANGE: (u32, u32) = (88, 32_767);
-        let fits = |backend: SocketAddr| {
-            let ip = if backend.is_ipv4() { IPV4_LEN } else { IPV6_LEN };
-            let mtu = *self.0.entry(backend.ip()).or_insert_with(|| path_mtu(backend).ok());
-            mtu.map(|mtu| mtu.saturating_sub((ip + TCP_LEN) as u32))
-        };
-        backends.filter_map(fits).min().map(|segment| segment.clamp(KERNEL_RANGE.0, KERNEL_RANGE.1))
-    }
-}
-
-/// What the kernel knows of the path to `backend`; asks nobody on the network.
-fn path_mtu(backend: SocketAddr) -> io::Result<u32> {
-    let socket = Socket::new(Domain::for_address(backend), Type::DGRAM.cloexec(), None)?;
-    socket.connect(&backend.into())?;
-    let (level, option) = match backend {
-        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
-        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
-    };
-    let mut mtu: libc::c_int = 0;
-    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes.
-    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut len) };
-    if result == 0 { Ok(mtu as u32) } else { Err(io::Error::last_os_error()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_segment_leaves_room_for_the_headers_of_its_family() {
-        let segment =
-            |backend: &str| Paths::default().largest_segment(std::iter::once(backend.parse().expect("test address")));
-        // Loopback has 64 KiB: the kernel's own bound is smaller.
-        assert_eq!(segment("127.0.0.1:443"), Some(32_767));
-        assert_eq!(segment("255.255.255.255:443"), None, "no path");
-    }
-}

@@ -167,20 +167,26 @@ pub(super) fn transfers_both_ways(s1: &S1, bytes: u64, bad: Bad) -> Result<Node>
     send_random(&mut sent, 9, bytes)?;
     let expected = fingerprint(sent.as_slice())?;
 
-    let converse = || -> Result<()> {
-        let mut client: TcpStream = s1.lab.clients[0].ns.connect(s1.public())?;
+    let hello = client_hello(Some("fiscalismia.com"))?;
+    let connect = || -> Result<TcpStream> {
+        let mut client = s1.lab.clients[0].ns.connect(s1.public())?;
         client.set_read_timeout(Some(LONG))?;
-        client.write_all(&client_hello(Some("fiscalismia.com"))?)?;
+        client.write_all(&hello)?;
         // As TLS clients do, it waits for the server's answer.
         client.read_exact(&mut [0])?;
+        Ok(client)
+    };
+    let converse = |mut client: TcpStream| -> Result<()> {
         client.write_all(&sent)?;
         assert_eq!(check_random(&mut client, 4, bytes)?, Outcome::Complete);
         assert_eq!(ending(&mut client, LONG)?, Ending::Closed(Vec::new()));
         Ok(())
     };
     let started = Instant::now();
+    // Both are there before either moves anything: what one learns of the path must not decide who carries the other.
+    let pair = [connect()?, connect()?];
     std::thread::scope(|scope| -> Result<()> {
-        let pair: Vec<_> = (0..2).map(|_| scope.spawn(converse)).collect();
+        let pair = pair.map(|client| scope.spawn(|| converse(client)));
         pair.into_iter().try_for_each(|one| one.join().map_err(|_| anyhow!("a client panicked"))?)
     })?;
     let took = started.elapsed();

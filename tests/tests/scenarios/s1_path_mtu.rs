@@ -1,12 +1,15 @@
 //! Paths that are narrower in their middle than at their ends: the ends have to learn it, through the proxy.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use ingress_tests::lab::{Host, LabOptions};
 use ingress_tests::require;
 use ingress_tests::s1::S1;
-use ingress_tests::wait::{PATIENCE, amount_here};
+use ingress_tests::talk::Talk;
+use ingress_tests::wait::{PATIENCE, amount_here, wait_until};
+use ingress_tests::wire::client_hello;
 use serde_json::Value;
 
 use super::s1_loss::{Bad, STRICT, transfers_both_ways};
@@ -35,6 +38,45 @@ fn learned(offloads: bool, far: fn(&S1) -> &Host) -> Result<()> {
     let node = transfers_both_ways(&s1, 4 << 20, Bad { never: &STRICT, loses: false })?;
     // Of the sender beyond the proxy; the one behind the router hears of it without our help.
     assert!(node.verdict("too_big_returned")? > 0, "nobody was told");
+    Ok(())
+}
+
+#[test]
+fn client_on_a_narrow_path_does_not_keep_the_others_out_of_the_kernel() -> Result<()> {
+    require!();
+    let s1 = S1::without_backends(&LabOptions { clients: 2, ..LabOptions::default() })?;
+    let _router = s1.lab.put_behind_router(&s1.lab.clients[0], NARROW)?;
+    let host = &s1.lab.backends[0];
+    let backend = host.ns.listen(host.socket(443))?;
+    let mut config = s1.config_without_checks();
+    config["pools"]["web"]["proxy_protocol"] = "none".into();
+    let node = s1.node_with(config)?;
+    let hello = client_hello(Some("fiscalismia.com"))?;
+    let call = |client: usize| -> Result<()> {
+        let mut stream = s1.lab.clients[client].ns.connect(s1.public())?;
+        stream.write_all(&hello)?;
+        Talk::accept(stream, &backend, &hello)?.finish().map(drop)
+    };
+    let handed_off = || node.status().ok()?["connections"]["handed_off_total"].as_u64();
+
+    call(0)?;
+    ensure!(handed_off() == Some(1), "{}", node.status()?);
+    // The backend has learned it, of the proxy's address: it announces less from now on, to everybody.
+    let proxy = s1.lab.private_address(host).to_string();
+    let believes = host.ns.run("ip", &["route", "get", &proxy])?;
+    ensure!(believes.contains(&format!("mtu {NARROW}")), "the backend believes: {believes}");
+    wait_until(PATIENCE, "another client's connection goes to the kernel", || {
+        call(1).is_ok() && handed_off() == Some(2)
+    })?;
+    for _ in 0..5 {
+        call(1)?;
+    }
+    let relayed = node.status()?["connections"]["relay_reasons"].clone();
+    ensure!(handed_off() == Some(7), "{}", node.status()?);
+    ensure!(
+        relayed["mtu"].as_u64().is_some_and(|n| (1..5).contains(&n)),
+        "only who came before it was known: {relayed}"
+    );
     Ok(())
 }
 

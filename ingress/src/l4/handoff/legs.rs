@@ -14,6 +14,7 @@ use crate::dataplane::repair::{self, Info, Numbers};
 use crate::dataplane::{Flows, Leg, Paths, Server, Way};
 use crate::l4::connect::{Prepared, can_meet};
 use crate::l4::outcome::RelayReason;
+use crate::l4::segments::Segments;
 
 /// Both legs at the moment of the handoff.
 pub(super) struct Legs {
@@ -46,7 +47,7 @@ pub(crate) struct Notes {
 
 impl Legs {
     /// Of a connection on which nothing was written to the backend yet.
-    pub(super) fn prove(flows: &Arc<Flows>, request: &Handoff) -> Result<Self, RelayReason> {
+    pub(super) fn prove(flows: &Arc<Flows>, segments: &Segments, request: &Handoff) -> Result<Self, RelayReason> {
         let Wire { client, local } = request.wire;
         let backend = request.info.backend_address;
         if !can_meet(client, backend) {
@@ -70,6 +71,7 @@ impl Legs {
         let (client_syn, backend_syn) = client_syn.zip(backend_syn).ok_or(RelayReason::Unseen)?;
 
         let backend_info = repair::info(backend_fd).map_err(failed("TCP_INFO of the backend"))?;
+        segments.heard(backend.ip(), backend_info.send_mss, prepared.client.receive_mss);
         check(&prepared.client, &backend_info)?;
         let backend_takes = match backend_info.send_window {
             // A kernel that does not say.

@@ -60,7 +60,7 @@ impl Lab {
         let mut workers = Workers::start(&plane, 2).expect("workers");
         let states = ListenerStates::default();
         let mut listeners =
-            Listeners::new(&mut workers, Kernel::off(vec![]), states.clone(), Kept::default(), watch::channel(false).1);
+            Listeners::new(&mut workers, &plane, states.clone(), Kept::default(), watch::channel(false).1);
         let first = snapshots.borrow().clone();
         listeners.follow(&first).await;
         let stop = CancellationToken::new();
