@@ -19,6 +19,9 @@ pub const CWR: u16 = 0x80;
 /// Accurate ECN (RFC 9768), in the byte before the other flags.
 pub const AE: u16 = 0x100;
 
+/// The firewall mark of what a [`Forger`] sends, by which its host can tell it from what its own stack says.
+pub const FORGED: u32 = 0x666f;
+
 /// Sends from its namespace under anybody's address.
 #[derive(Debug)]
 pub struct Forger {
@@ -51,7 +54,9 @@ impl Forger {
     pub fn new(ns: &Namespace) -> Result<Self> {
         // IPPROTO_RAW: the IP header is ours too (raw(7)).
         let socket = ns.exec(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))));
-        Ok(Self { socket: socket.context("opening a raw socket")? })
+        let socket = socket.context("opening a raw socket")?;
+        socket.set_mark(FORGED)?;
+        Ok(Self { socket })
     }
 
     pub fn send(&self, segment: &Segment) -> Result<()> {

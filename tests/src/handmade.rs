@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::forge::{ACK, AE, CWR, ECE, FIN, Forger, PSH, RST, SYN, Segment, checksum_of_segment};
+use crate::forge::{ACK, AE, CWR, ECE, FIN, FORGED, Forger, PSH, RST, SYN, Segment, checksum_of_segment};
 use crate::lab::Host;
 use crate::wait::PATIENCE;
 
@@ -112,9 +112,10 @@ impl Handmade {
 
     /// Keeps a host's stack, which knows of no connection, from resetting those of handmade clients.
     pub fn mute(host: &Host) -> Result<()> {
-        host.ns.nft(
-            "table ip mute { chain out { type filter hook output priority filter; tcp flags & rst == rst drop; }; }",
-        )
+        host.ns.nft(&format!(
+            "table ip mute {{ chain out {{ type filter hook output priority filter; \
+             meta mark != {FORGED} tcp flags & rst == rst drop; }}; }}"
+        ))
     }
 
     /// Sends a segment that holds these bytes.
@@ -136,6 +137,11 @@ impl Handmade {
         self.in_flight.push_back((ACK | FIN, bytes.to_vec()));
         self.write = at.wrapping_add(bytes.len() as u32 + 1);
         self.send(ACK | FIN, at, self.field(), &[], bytes)
+    }
+
+    /// Says that the connection is over, with the number of the next byte, and remembers it all the same.
+    pub fn reset(&self) -> Result<()> {
+        self.send(ACK | RST, self.write, 0, &[], &[])
     }
 
     /// Sends again all that is not acknowledged, the last segment first.

@@ -28,6 +28,7 @@ mod scenarios {
     mod s1_peers;
     mod s1_reasons;
     mod s1_reload;
+    mod s1_resets;
     mod s1_restart;
     mod s1_survival;
     mod s1_transfer;

@@ -5,10 +5,11 @@ mod arming;
 mod attaching;
 mod ending;
 mod following;
+mod leftover;
 mod report;
 mod way;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use ingress_ebpf::names::map;
 use parking_lot::Mutex;
 
 use self::attaching::{Attached, Wanted};
+use self::leftover::Leftovers;
 use super::admission::Admission;
 use super::conntrack::Conntrack;
 use super::keepalive::Keepalive;
@@ -41,6 +43,7 @@ use crate::flow::Transferred;
 use crate::l4::outcome::EndReason;
 
 pub(crate) use self::arming::{Arming, Plan};
+pub(super) use self::ending::Reset;
 pub(crate) use self::way::{Leg, Server, Way};
 
 /// The first flight must be acknowledged within this time.
@@ -65,8 +68,7 @@ pub(crate) struct Flows {
     admission: Mutex<Admission>,
     pub(super) resetter: Resetter,
     pub(super) conntrack: Conntrack,
-    /// Ended connections, with when to look whether stragglers still come.
-    draining: Mutex<VecDeque<(Instant, u32)>>,
+    leftovers: Mutex<Leftovers>,
     /// What each slot's connection holds, and its backend socket while the first flight is on its way.
     pub(super) live: Mutex<HashMap<u32, Live>>,
     pub(super) sink: Arc<dyn EndSink>,
@@ -135,7 +137,7 @@ impl Flows {
             loaded: Mutex::new(loaded),
             resetter: Resetter::open().context("opening a raw socket")?,
             conntrack: Conntrack::new(),
-            draining: Mutex::new(VecDeque::new()),
+            leftovers: Mutex::default(),
             live: Mutex::new(HashMap::new()),
             sink,
             stopping: AtomicBool::new(false),
@@ -188,7 +190,7 @@ impl Flows {
                 }
                 State::Cut | State::Draining => {
                     self.find_overtaken(index, &connection);
-                    self.draining.lock().push_back((Instant::now(), index));
+                    self.leftovers.lock().adopt(index, Instant::now());
                 }
                 State::Free => {}
             }

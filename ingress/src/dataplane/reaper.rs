@@ -12,7 +12,7 @@ use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, RST_SENT, State};
 use ingress_ebpf::event::{Event, Kind};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::flows::{ARMED_DEADLINE, Flows, idle, is_live, monotonic};
+use super::flows::{ARMED_DEADLINE, Flows, Reset, idle, is_live, monotonic};
 use super::keepalive::{Keepalive, Life};
 use super::narrow::Narrow;
 use super::program_log::ProgramLog;
@@ -122,7 +122,10 @@ impl Flows {
             if let Some(socket) = socket {
                 crate::dataplane::repair::close_silently(socket);
             }
-            self.end(slot.index, &connection, end_reason(&connection), State::Draining);
+            match reset_by(&connection) {
+                Some(by) => self.end_reset(slot.index, &connection, by),
+                None => self.end(slot.index, &connection, EndReason::Closed, State::Draining),
+            }
         }
     }
 
@@ -166,13 +169,14 @@ fn has_ended(connection: &Connection) -> bool {
     Connection::ended(connection.from_client.flags, connection.from_backend.flags)
 }
 
-fn end_reason(connection: &Connection) -> EndReason {
+/// Whose reset ended it. `None`: nobody's.
+fn reset_by(connection: &Connection) -> Option<Reset> {
     if connection.from_client.flags & RST_SENT != 0 {
-        EndReason::ClientReset
+        Some(Reset::Client)
     } else if connection.from_backend.flags & RST_SENT != 0 {
-        EndReason::BackendReset
+        Some(Reset::Backend)
     } else {
-        EndReason::Closed
+        None
     }
 }
 

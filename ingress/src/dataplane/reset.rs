@@ -29,10 +29,14 @@ impl Resetter {
 
     /// RST both ways, each with exactly the number that its receiver last acknowledged (RFC 5961 section 3.2).
     pub(super) fn reset(&self, connection: &Connection) -> io::Result<()> {
-        let rst = |towards| Segment { flags: RST | ACK, ..Segment::next(connection, towards) };
-        let to_client = self.send(connection, Direction::ToClient, rst(Direction::ToClient));
-        let to_backend = self.send(connection, Direction::ToBackend, rst(Direction::ToBackend));
+        let to_client = self.reset_one(connection, Direction::ToClient);
+        let to_backend = self.reset_one(connection, Direction::ToBackend);
         to_client.and(to_backend)
+    }
+
+    /// RST to the end of this way alone.
+    pub(super) fn reset_one(&self, connection: &Connection, towards: Direction) -> io::Result<()> {
+        self.send(connection, towards, Segment { flags: RST | ACK, ..Segment::next(connection, towards) })
     }
 
     /// An empty segment in front of what the end of this way has acknowledged: whoever lives answers it (RFC 9293 section 3.8.4).

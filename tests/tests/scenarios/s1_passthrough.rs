@@ -6,8 +6,10 @@ use anyhow::{Result, ensure};
 use ingress_tests::lab::LabOptions;
 use ingress_tests::require;
 use ingress_tests::s1::{S1, TABLE};
+use ingress_tests::talk::accept;
 use ingress_tests::wait::PATIENCE;
 use ingress_tests::wire::{Ending, UNRECOGNIZED_NAME, client_hello, ending, proxy_v2, read_exactly};
+use serde_json::json;
 
 #[test]
 fn each_name_reaches_its_backend_which_sees_the_client() -> Result<()> {
@@ -95,6 +97,36 @@ fn backend_receives_the_proxy_header_and_then_the_clients_very_bytes() -> Result
     assert_eq!(end["bytes_to_backend"], hello.len() as u64 + 6, "as the client counts, without the header: {end}");
     assert_eq!(end["bytes_to_client"], 10, "{end}");
     Ok(())
+}
+
+/// Only whom the listener trusts may say who the client is (`accept_proxy_from`).
+#[test]
+fn proxy_header_of_a_client_is_refused() -> Result<()> {
+    require!();
+    let s1 = S1::without_backends(&LabOptions::default())?;
+    let host = &s1.lab.backends[0];
+    let backend = host.ns.listen(host.socket(443))?;
+    let mut config = s1.config_without_checks();
+    let plain = s1.lab.public(6379);
+    config["listeners"]["plain"] = json!({ "bind": [plain.to_string()], "protocol": "tcp", "pool": "web" });
+    let node = s1.node_with(config)?;
+    let hello = client_hello(Some("fiscalismia.com"))?;
+    let forged = proxy_v2("198.51.100.7:1".parse()?, s1.public());
+
+    let mut client = s1.lab.clients[0].ns.connect(s1.public())?;
+    client.write_all(&[forged.as_slice(), &hello].concat())?;
+    let end = ending(&mut client, PATIENCE)?;
+    assert!(matches!(end, Ending::Reset | Ending::Closed(_)), "{end:?}");
+    let cause = r#"cause="untrusted_proxy_header""#;
+    assert_eq!(node.metric("ingress_connections_refused_total", &[cause])?, 1.0);
+
+    // Where no hello is read, it is the client's payload, behind a header of ours that names who it is.
+    let mut client = s1.lab.clients[0].ns.connect(plain)?;
+    client.write_all(&forged)?;
+    let ours = proxy_v2(client.local_addr()?, plain);
+    let mut at_backend = accept(&backend)?;
+    assert_eq!(read_exactly(&mut at_backend, ours.len() + forged.len())?, [ours, forged].concat());
+    node.all_in_kernel()
 }
 
 #[test]

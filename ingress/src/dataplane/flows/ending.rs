@@ -2,7 +2,7 @@
 //! comes any more.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use ingress_ebpf::connection::{Connection, FIN_FIRST, REUSED, RST_SENT, State};
 use ingress_ebpf::flow::Direction;
@@ -13,8 +13,13 @@ use crate::dataplane::reset::socket_address;
 use crate::flow::FlowFilter;
 use crate::l4::outcome::{ConnectionEnd, EndReason, Mode};
 
-/// How long an ended connection's entries stay for stragglers: a lost last ACK and its answers.
-const DRAIN: Duration = Duration::from_secs(3);
+/// Who has reset the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataplane) enum Reset {
+    Client,
+    Backend,
+}
+
 /// Connections whose entries go with one system call. Workers wait for the lock meanwhile, so not too many.
 const REAP_AT_ONCE: usize = 64;
 
@@ -43,7 +48,22 @@ impl Flows {
             duration,
         };
         self.sink.ended(end, live.told);
-        self.draining.lock().push_back((Instant::now() + DRAIN, index));
+        self.leftovers.lock().add(index, Instant::now());
+    }
+
+    /// One end has reset the other. Neither has anything more to say: whatever still arrives is answered with an RST, as on a
+    /// connection that was cut.
+    pub(in crate::dataplane) fn end_reset(&self, index: u32, connection: &Connection, by: Reset) {
+        let (towards, reason) = match by {
+            Reset::Client => (Direction::ToBackend, EndReason::ClientReset),
+            Reset::Backend => (Direction::ToClient, EndReason::BackendReset),
+        };
+        // An RST is never sent again. This one may be lost behind us, come with a wrong checksum, or have a number that its
+        // receiver does not expect (RFC 5961 section 3.2); that end would then live on, and be nobody's any more.
+        if let Err(error) = self.resetter.reset_one(connection, towards) {
+            tracing::debug!(%error, "RST not sent; the next packet of that end is answered with one");
+        }
+        self.end(index, connection, reason, State::Cut);
     }
 
     /// Resets both ends now; whatever still arrives is answered with an RST in the kernel.
@@ -67,21 +87,12 @@ impl Flows {
         cut
     }
 
-    /// Takes away connections that have been silent for [`DRAIN`] since they ended. A few at a time: a worker that hands off
-    /// waits for the same lock.
+    /// Takes away ended connections for which nobody comes any more. A few at a time: a worker that hands off waits for the same
+    /// lock.
     pub(in crate::dataplane) fn reap_due(&self) {
-        let (now, at) = (monotonic(), Instant::now());
-        let mut silent = Vec::new();
-        loop {
-            let mut draining = self.draining.lock();
-            let Some((due, index)) = draining.front().copied().filter(|(due, _)| *due <= at) else { break };
-            draining.pop_front();
-            match DRAIN.checked_sub(idle(&self.slots.read(index), now)) {
-                Some(rest) if !rest.is_zero() => draining.push_back((due + rest, index)),
-                Some(_) | None => silent.push(index),
-            }
-        }
-        self.reap(&silent);
+        let now = monotonic();
+        let over = self.leftovers.lock().take(Instant::now(), |index| idle(&self.slots.read(index), now));
+        self.reap(&over);
     }
 
     /// Removes ended connections and gives their slots back.
@@ -106,8 +117,7 @@ impl Flows {
             }
             if let Err(error) = batch::delete(entries.fd.as_fd(), &doomed) {
                 tracing::warn!(%error, "flow entries not removed; trying again");
-                let again = Instant::now() + DRAIN;
-                self.draining.lock().extend(chunk.iter().map(|index| (again, *index)));
+                self.leftovers.lock().again(chunk, Instant::now());
                 continue;
             }
             drop(entries);
