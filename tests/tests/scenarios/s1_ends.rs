@@ -140,6 +140,34 @@ fn port_may_be_used_again_at_once() -> Result<()> {
     node.all_in_kernel()
 }
 
+/// Who closes first holds TIME-WAIT: a new SYN from the same port would meet it at the backend.
+#[test]
+fn port_rests_where_the_backend_closed_first_and_nowhere_else() -> Result<()> {
+    require!();
+    let (s1, node, _backend) = start(|mut stream| {
+        let mut word = [0];
+        stream.read_exact(&mut word)?;
+        stream.write_all(b"x")?;
+        if word == *b"b" {
+            stream.shutdown(Shutdown::Write)?;
+        }
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    })?;
+    let taken = || Some((node.flows().ok()?.len(), node.status().ok()?["kernel"]["ports"]["most_taken"].as_u64()?));
+    for (first, taken_after) in [(b"c", 0), (b"b", 1), (b"c", 1), (b"b", 2)] {
+        let mut client = greeted(&s1)?;
+        client.write_all(first)?;
+        client.read_exact(&mut [0])?;
+        if first == b"c" {
+            client.shutdown(Shutdown::Write)?;
+        }
+        assert_eq!(ending(&mut client, PATIENCE)?, Ending::Closed(Vec::new()));
+        drop(client);
+        wait_until(PATIENCE, "its port is free, or rests", || taken() == Some((0, taken_after)))?;
+    }
+    node.all_in_kernel()
+}
+
 #[test]
 fn ports_of_killed_connections_may_be_used_again_at_once() -> Result<()> {
     require!();
