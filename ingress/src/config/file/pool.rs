@@ -135,7 +135,8 @@ pub(in crate::config) enum HandoffWord {
 pub(in crate::config) struct FullHandoff {
     /// The client's round-trip time as its handshake showed it; from this on, the connection is relayed.
     pub(in crate::config) rtt_below: Option<Located<Time>>,
-    /// How long neither end has said anything when the connection leaves the relay.
+    /// How long neither end has said anything when the connection leaves the relay. With far clients and backends that use BBR,
+    /// `10s`: that is how long BBR takes the short way to this host for the way to the client.
     pub(in crate::config) when_idle: Option<Located<Time>>,
 }
 
