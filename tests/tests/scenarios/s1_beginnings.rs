@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use ingress_tests::counters::tcp_counter;
 use ingress_tests::lab::LabOptions;
 use ingress_tests::node::Node;
 use ingress_tests::payload::{Fingerprint, Random, fingerprint};
 use ingress_tests::require;
 use ingress_tests::s1::S1;
 use ingress_tests::scripted::{Outcome, Scripted, answer, ask, check_random, exchange, read_proxy_header, send_random};
+use ingress_tests::talk::Talk;
 use ingress_tests::wait::{PATIENCE, wait_until};
 use ingress_tests::wire::{Ending, client_hello, ending};
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -148,6 +150,34 @@ fn server_that_speaks_first_is_heard() -> Result<()> {
         assert_eq!(check_random(&mut client, seed, 50_000)?, Outcome::Complete, "answer {seed}");
     }
     carried(&node, &["server_first"])
+}
+
+/// A SYN that comes again may have been answered twice, with two numbers: only the socket knows which of them counts.
+#[test]
+fn connection_whose_first_syn_ack_was_lost_is_served_in_the_kernel() -> Result<()> {
+    require!("nft");
+    for cookies in ["0", "2"] {
+        let s1 = S1::without_backends(&LabOptions::default())?;
+        let (client, proxy) = (&s1.lab.clients[0].ns, &s1.lab.proxy.ns);
+        proxy.sysctl("ipv4/tcp_syncookies", cookies)?;
+        let lose_one = "tcp flags & (syn | ack) == (syn | ack) limit rate 1/day burst 1 packets drop;";
+        client
+            .nft(&format!("table ip lossy {{ chain in {{ type filter hook input priority filter; {lose_one} }}; }}"))?;
+        let host = &s1.lab.backends[0];
+        let backend = host.ns.listen(host.socket(443))?;
+        let mut config = s1.config_without_checks();
+        config["pools"]["web"]["proxy_protocol"] = "none".into();
+        let node = s1.node_with(config)?;
+        let hello = client_hello(Some(NAME))?;
+
+        let mut stream = connect(&s1)?;
+        let sent = tcp_counter(proxy, "TcpExt", "SyncookiesSent")?;
+        ensure!((sent >= 2) == (cookies == "2"), "{sent} cookies with tcp_syncookies {cookies}");
+        stream.write_all(&hello)?;
+        Talk::accept(stream, &backend, &hello)?.finish().with_context(|| format!("tcp_syncookies {cookies}"))?;
+        node.all_in_kernel()?;
+    }
+    Ok(())
 }
 
 #[test]
