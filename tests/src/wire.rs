@@ -103,12 +103,13 @@ pub fn ending(stream: &mut TcpStream, patience: Duration) -> Result<Ending> {
     })
 }
 
-/// Exactly `count` bytes, or an error that shows what came instead.
+/// Exactly `count` bytes, or an error that shows how what came instead begins.
 pub fn read_exactly(stream: &mut TcpStream, count: usize) -> Result<Vec<u8>> {
     stream.set_read_timeout(Some(here(PATIENCE)))?;
     let mut bytes = Vec::with_capacity(count);
     let read = stream.take(count as u64).read_to_end(&mut bytes);
-    ensure!(bytes.len() == count, "expected {count} bytes, got {} ({read:?}): {bytes:02x?}", bytes.len());
+    let begin = &bytes[..bytes.len().min(100)];
+    ensure!(bytes.len() == count, "expected {count} bytes, got {} ({read:?}), which begin {begin:02x?}", bytes.len());
     Ok(bytes)
 }
 
