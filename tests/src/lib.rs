@@ -4,6 +4,7 @@
 
 pub mod axe;
 pub mod backend;
+pub mod bpf;
 pub mod bpffs;
 pub mod browser;
 pub mod bulk;

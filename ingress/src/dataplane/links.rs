@@ -19,6 +19,9 @@ use super::routes::RouteNews;
 /// How often connections without a device are looked after, and how long a stopping daemon waits for this thread at most.
 const ROUND_MS: u16 = 500;
 
+/// How often to look whether our programs still stand where they were put. Nobody tells.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How often connections are led along routes that change, on a host where some change all the time.
 struct Pace {
     /// That are left to do.
@@ -90,6 +93,7 @@ impl Links {
         // Some may have changed while no daemon ran.
         let mut pace = Pace { rounds: 1, next: Instant::now() };
         let mut changed = false;
+        let mut looked = Instant::now();
         while !flows.stopping.load(Ordering::Acquire) {
             let pause = pace.next.saturating_duration_since(Instant::now());
             let mut sockets =
@@ -110,6 +114,9 @@ impl Links {
                 flows.devices_changed(&renewed);
                 // With its device, an IPv4 route goes down without a word of its own.
                 changed = true;
+            } else if looked.elapsed() >= LOOK {
+                flows.put_back();
+                looked = Instant::now();
             }
             flows.rehome(&mut self.paths);
             if pace.next <= Instant::now() {

@@ -15,10 +15,12 @@ use aya::{Ebpf, EbpfLoader};
 use ingress_ebpf::layout::NUMBER;
 use ingress_ebpf::names::{map, program};
 
+pub(super) use self::attach::CLSACT_HANDLE;
 use self::attach::detach_clsact;
 pub(super) use self::pins::remove_pins;
 use self::pins::{check_pinned, describe, prepare_pin_dir, share_maps};
 use super::devices::{self, Device};
+use super::pin_lock::PinLock;
 use super::predecessor::{self, Description, Found, Predecessor};
 use super::program_log::{self, ProgramLog};
 use super::slots::Slots;
@@ -38,6 +40,10 @@ pub(super) enum LoadError {
         "pinned map {path} is of another layout ({found}, wanted {wanted}): run `ingress detach`, then start again"
     )]
     Layout { path: PathBuf, found: String, wanted: String },
+    #[error(
+        "{path} is in use by a running daemon: stop that one first; a second one needs a kernel.pin_dir of its own"
+    )]
+    InUse { path: PathBuf },
     #[error("loading the kernel programs: {0}")]
     Load(#[from] aya::EbpfError),
     #[error("loading program {name}: {source}")]
@@ -62,6 +68,7 @@ pub(super) struct Loaded {
     pub strangers: Vec<String>,
     /// Why the XDP program cannot be used; tc does its work then.
     no_xdp: Option<String>,
+    _lock: PinLock,
 }
 
 /// `<pin_dir>/v<layout>`.
@@ -74,6 +81,7 @@ pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
     check_privileges()?;
     let (pins, pin_dir) = (pin_dir, versioned(pin_dir));
     prepare_pin_dir(&pin_dir)?;
+    let lock = PinLock::take(pins)?;
     let Found { predecessor, strangers } = predecessor::find(pins, &pin_dir)?;
     for why in &strangers {
         tracing::warn!("{why}");
@@ -112,7 +120,7 @@ pub(super) fn load(pin_dir: &Path, slots: u32) -> Result<Loaded, LoadError> {
     if predecessor.is_none() {
         description.ready(&pin_dir, None)?;
     }
-    Ok(Loaded { bpf, pin_dir, slots, description, predecessor, strangers, no_xdp })
+    Ok(Loaded { bpf, pin_dir, slots, description, predecessor, strangers, no_xdp, _lock: lock })
 }
 
 impl Loaded {
@@ -180,8 +188,9 @@ impl Loaded {
     }
 }
 
-/// Removes every link, filter and pin below `pin_dir`, of all layouts. Returns what it removed.
+/// Removes every link, filter and pin below `pin_dir`, of all layouts, unless a daemon works with them. Returns what it removed.
 pub(super) fn detach(pin_dir: &Path) -> Result<Vec<String>, LoadError> {
+    let _lock = pin_dir.exists().then(|| PinLock::take(pin_dir)).transpose()?;
     let mut removed = Vec::new();
     let all = devices::all().map_err(|source| LoadError::Io { what: "listing devices".to_owned(), source })?;
     for Device { name, .. } in all {

@@ -43,7 +43,8 @@ impl Rung {
         }
     }
 
-    fn pin(self, pin_dir: &Path, ifindex: u32) -> PathBuf {
+    /// Where its link on a device is pinned.
+    pub(super) fn pin(self, pin_dir: &Path, ifindex: u32) -> PathBuf {
         pin_dir.join(format!("link_{ifindex}_xdp_{}", self.as_str()))
     }
 }

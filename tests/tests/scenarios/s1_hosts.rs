@@ -5,6 +5,7 @@ mod firewalls;
 mod following;
 mod guests;
 mod multipath;
+mod obstacles;
 mod ports;
 mod routing;
 mod settings;

@@ -10,6 +10,7 @@ use crate::config::{AdmissionConfig, Config, InterfaceConfig, Side};
 use crate::dataplane::admission::Post;
 use crate::dataplane::devices::{self, Device};
 use crate::dataplane::links::Renewed;
+use crate::dataplane::standing::stands;
 use crate::dataplane::view::{AdmissionStatus, InterfaceStatus};
 use crate::dataplane::xdp;
 
@@ -97,6 +98,29 @@ impl Flows {
             Ok(all) => self.see_to(&wanted, &all, renewed),
             Err(error) => tracing::error!(%error, "cannot list network devices: new ones do not carry the programs"),
         }
+    }
+
+    /// Somebody may have taken programs of ours off a device that is still there, or all pins away: puts back what can be put back.
+    pub(in crate::dataplane) fn put_back(&self) {
+        let wanted = self.wanted.lock();
+        let pin_dir = self.loaded.lock().pin_dir().to_owned();
+        let claimed = self.interfaces.lock().clone();
+        let mut bare: Vec<&Attached> = claimed.iter().filter(|claimed| !stands(&pin_dir, &claimed.status)).collect();
+        if bare.is_empty() {
+            return;
+        }
+        let Ok(all) = devices::all() else { return };
+        // A device that goes takes its programs along, which is told and seen to elsewhere.
+        bare.retain(|bare| all.contains(&bare.device));
+        for Attached { device, .. } in &bare {
+            tracing::error!(
+                interface = device.name,
+                "somebody took our programs off this device: putting them back; until then the host's stack gets the packets of \
+                 connections in the kernel, and resets them"
+            );
+        }
+        let bare = bare.iter().map(|bare| bare.device.index).collect();
+        self.see_to(&wanted, &all, &Renewed::Only(bare));
     }
 
     fn judge(&self, rules: &AdmissionConfig) {

@@ -18,7 +18,7 @@ use crate::dataplane::{pinned_link, tcx};
 
 /// Where a classic (clsact) filter stands on kernels without TCX. Low numbers run first.
 const CLSACT_PRIORITY: u16 = 1;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x1947);
+pub(in crate::dataplane) const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x1947);
 
 impl Loaded {
     /// Attaches both tc programs to one device, or takes over what stands there.
@@ -29,6 +29,12 @@ impl Loaded {
         let mut status = InterfaceStatus { name: name.clone(), ifindex, attached, why: None, admission: None };
         if let Some(why) = unfit {
             status.why = Some((*why).to_owned());
+            return status;
+        }
+        if !self.pin_dir.exists() {
+            // What is attached without a pin ends with us, and nobody adopts its connections.
+            let dir = self.pin_dir.display();
+            status.why = Some(format!("{dir} is gone (was the bpf file system unmounted?): restart ingress"));
             return status;
         }
         let (into, out_of) = match link {
