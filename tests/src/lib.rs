@@ -28,6 +28,7 @@ pub mod process;
 pub mod receiver;
 pub mod redis;
 pub mod registration;
+pub mod ring;
 pub mod s1;
 pub mod scripted;
 pub mod secret;

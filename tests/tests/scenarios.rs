@@ -14,6 +14,7 @@ mod scenarios {
     mod s1_drain;
     mod s1_ends;
     mod s1_forged;
+    mod s1_hints;
     mod s1_hosts;
     mod s1_import;
     mod s1_ipv6;
