@@ -2,6 +2,9 @@
 //!
 //! Conntrack sees the handshake and never the FIN: each connection would leave two entries for five days, until a full table
 //! locks the host. Only our own connections are touched, and only where the host tracks at all.
+//!
+//! What comes by a bridge may pass conntrack all the same, before it comes to us, and the answers do not. Such a leg stays tracked as
+//! long as it lives, with both ends' numbers unchecked: else a firewall would take the one end's packets for nobody's.
 
 use std::fs;
 use std::io;
@@ -28,10 +31,26 @@ struct State {
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
+/// One half of a connection, as conntrack knows it: who opened it, and whom it opened it to.
+pub(super) type Leg<'a> = (&'a Endpoint, &'a Endpoint);
+
+/// By [`ingress_ebpf::flow::Direction`] of what their far ends send, each with the device by which that comes.
+pub(super) fn legs(connection: &Connection) -> [(Leg<'_>, u32); 2] {
+    let Connection { client, local, source, backend, ifindex: [to_backend, to_client], .. } = connection;
+    [((client, local), *to_client), ((source, backend), *to_backend)]
+}
+
 /// linux/netfilter/nfnetlink_conntrack.h
+const CT_NEW: u16 = 1 << 8;
 const CT_DELETE: u16 = 1 << 8 | 2;
 const NLM_F_REQUEST: u16 = 1;
 const TUPLE_ORIG: u16 = 1;
+const PROTO_INFO: u16 = 4;
+const PROTO_INFO_TCP: u16 = 1;
+const TCP_FLAGS_ORIGINAL: u16 = 4;
+const TCP_FLAGS_REPLY: u16 = 5;
+/// linux/netfilter/nf_conntrack_tcp.h
+const BE_LIBERAL: u8 = 8;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const NESTED: u16 = 1 << 15;
@@ -48,16 +67,32 @@ impl Conntrack {
         Self(Mutex::new(State { socket: None, tracks: false, looked: None }))
     }
 
-    /// Forgets both legs. An entry that is not there is no error.
-    pub(super) fn forget(&self, connection: &Connection) {
+    /// Forgets these legs. An entry that is not there is no error.
+    pub(super) fn forget<'a>(&self, legs: impl IntoIterator<Item = Leg<'a>>) {
+        self.say(legs, |leg| message(CT_DELETE, leg, &[]));
+    }
+
+    /// Lets packets of these legs pass for the connection's, whatever their numbers.
+    pub(super) fn trust<'a>(&self, legs: impl IntoIterator<Item = Leg<'a>>) {
+        // Value and mask.
+        let liberal = |direction| attribute(direction, &[BE_LIBERAL, BE_LIBERAL]);
+        let tcp = [liberal(TCP_FLAGS_ORIGINAL), liberal(TCP_FLAGS_REPLY)].concat();
+        let info = attribute(PROTO_INFO | NESTED, &attribute(PROTO_INFO_TCP | NESTED, &tcp));
+        self.say(legs, |leg| message(CT_NEW, leg, &info));
+    }
+
+    fn say<'a>(&self, legs: impl IntoIterator<Item = Leg<'a>>, message: impl Fn(Leg<'a>) -> Vec<u8>) {
+        let mut legs = legs.into_iter().peekable();
+        if legs.peek().is_none() {
+            return;
+        }
         let mut state = self.0.lock();
         if !state.tracks(Instant::now()) {
             return;
         }
-        let legs = [(&connection.client, &connection.local), (&connection.source, &connection.backend)];
-        for (from, to) in legs {
-            if let Err(error) = state.delete(from, to) {
-                tracing::debug!(%error, "conntrack entry not removed");
+        for leg in legs {
+            if let Err(error) = state.send(&message(leg)) {
+                tracing::debug!(%error, "conntrack entry not changed");
             }
         }
     }
@@ -73,7 +108,7 @@ impl State {
         self.tracks
     }
 
-    fn delete(&mut self, from: &Endpoint, to: &Endpoint) -> io::Result<()> {
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
         let socket = match &mut self.socket {
             Some(socket) => socket,
             None => {
@@ -84,7 +119,7 @@ impl State {
                 self.socket.insert(socket)
             }
         };
-        let sent = socket.send(&message(from, to), 0).map(drop);
+        let sent = socket.send(message, 0).map(drop);
         // Answers are errors only, and the only one that comes says that the entry has gone by itself.
         let mut answer = [0u8; 1024];
         while socket.recv(&mut &mut answer[..], 0).is_ok() {}
@@ -92,7 +127,8 @@ impl State {
     }
 }
 
-fn message(from: &Endpoint, to: &Endpoint) -> Vec<u8> {
+/// `more`: attributes behind the one that names the leg.
+fn message(what: u16, (from, to): Leg<'_>, more: &[u8]) -> Vec<u8> {
     let (family, ip) = match (socket_address(from).ip(), socket_address(to).ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => (
             libc::AF_INET,
@@ -110,16 +146,16 @@ fn message(from: &Endpoint, to: &Endpoint) -> Vec<u8> {
     ]
     .concat();
     let tuple = [attribute(TUPLE_IP | NESTED, &ip), attribute(TUPLE_PROTO | NESTED, &proto)].concat();
-    let tuple = attribute(TUPLE_ORIG | NESTED, &tuple);
+    let attributes = [&attribute(TUPLE_ORIG | NESTED, &tuple), more].concat();
     // nlmsghdr, then nfgenmsg {family, version, resource}.
-    let length = 16 + 4 + tuple.len() as u32;
+    let length = 16 + 4 + attributes.len() as u32;
     let mut bytes = Vec::with_capacity(length as usize);
     bytes.extend_from_slice(&length.to_ne_bytes());
-    bytes.extend_from_slice(&CT_DELETE.to_ne_bytes());
+    bytes.extend_from_slice(&what.to_ne_bytes());
     bytes.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     bytes.extend_from_slice(&[0; 8]);
     bytes.extend_from_slice(&[family as u8, 0, 0, 0]);
-    bytes.extend_from_slice(&tuple);
+    bytes.extend_from_slice(&attributes);
     bytes
 }
 
@@ -145,7 +181,7 @@ mod tests {
             ("[2001:db8::7]:40000", "[2001:db8::1]:443", libc::AF_INET6),
         ] {
             let [from, to]: [std::net::SocketAddr; 2] = [from, to].map(|text| text.parse().expect("test address"));
-            let bytes = message(&endpoint(from), &endpoint(to));
+            let bytes = message(CT_DELETE, (&endpoint(from), &endpoint(to)), &[]);
             assert_eq!(bytes.len() as u32, u32::from_ne_bytes(bytes[..4].try_into().expect("four bytes")));
             assert_eq!((bytes.len() % 4, bytes[16]), (0, family as u8));
             let octets = |ip| match ip {

@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, InfoPortKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoBridge, InfoData, InfoKind, InfoPortKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage,
+};
 
 use super::dump::dump;
 
@@ -17,6 +19,8 @@ pub(super) struct Device {
     pub(super) unfit: Option<&'static str>,
     /// VLAN devices stand on it. Drivers may take their tags out of a packet before XDP sees it.
     pub(super) has_vlans: bool,
+    /// A bridge whose frames pass the chains for IP before they come to us (br_netfilter): conntrack goes on to see them.
+    pub(super) is_tracked: bool,
 }
 
 /// What stands before the IP header in a device's packets.
@@ -47,14 +51,16 @@ pub(super) fn mtu(index: u32) -> io::Result<u32> {
 /// All of them, in the kernel's order.
 pub(super) fn all() -> io::Result<Vec<Device>> {
     let mut devices: Vec<Device> = Vec::new();
-    let mut vlan_parents = Vec::new();
+    let (mut vlan_parents, mut bridges) = (Vec::new(), Vec::new());
     for answer in dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
         let RouteNetlinkMessage::NewLink(link) = answer else { continue };
         vlan_parents.extend(vlan_parent(&link));
+        bridges.extend(bridge(&link).map(|_| link.header.index));
         devices.extend(device(&link));
     }
     for device in &mut devices {
         device.has_vlans = vlan_parents.contains(&device.index);
+        device.is_tracked |= bridges.contains(&device.index) && all_bridges_are_filtered();
     }
     Ok(devices)
 }
@@ -68,6 +74,7 @@ pub(super) fn named(all: &[Device], name: &str) -> Device {
         link: Link::Ethernet,
         unfit: Some("no such device"),
         has_vlans: false,
+        is_tracked: false,
     })
 }
 
@@ -92,7 +99,33 @@ fn device(message: &LinkMessage) -> Option<Device> {
     } else {
         None
     };
-    Some(Device { name, index: message.header.index, link, unfit, has_vlans: false })
+    let is_tracked = bridge(message).is_some_and(|options| options.iter().any(calls_ip_chains));
+    Some(Device { name, index: message.header.index, link, unfit, has_vlans: false, is_tracked })
+}
+
+/// `None`: it is none.
+fn bridge(link: &LinkMessage) -> Option<&[InfoBridge]> {
+    link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::LinkInfo(infos) = attribute else { return None };
+        infos.iter().find_map(|info| {
+            let LinkInfo::Data(InfoData::Bridge(options)) = info else { return None };
+            Some(&options[..])
+        })
+    })
+}
+
+/// This bridge alone (ip-link(8), `nf_call_iptables`).
+fn calls_ip_chains(option: &InfoBridge) -> bool {
+    matches!(option, InfoBridge::NfCallIpTables(true) | InfoBridge::NfCallIp6Tables(true))
+}
+
+/// All bridges of this namespace. Without br_netfilter there is no such setting.
+fn all_bridges_are_filtered() -> bool {
+    let is_on = |family: &str| {
+        std::fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{family}"))
+            .is_ok_and(|value| value.trim() != "0")
+    };
+    is_on("iptables") || is_on("ip6tables")
 }
 
 fn is(message: &LinkMessage, what: &LinkInfo) -> bool {

@@ -7,6 +7,7 @@ mod ending;
 mod following;
 mod leftover;
 mod report;
+mod tracking;
 mod way;
 
 use std::collections::{HashMap, HashSet};
@@ -181,7 +182,7 @@ impl Flows {
                     let acked = connection.from_backend.flags & FIRST_FLIGHT_ACKED != 0;
                     // One that still moves has lost its numbers with the table that it came from.
                     if acked && connection.state == State::Armed as u32 {
-                        self.conntrack.forget(&connection);
+                        self.untrack(&connection);
                         self.slots.set_state(index, State::Spliced);
                         self.adopted.fetch_add(1, Ordering::Relaxed);
                     } else {

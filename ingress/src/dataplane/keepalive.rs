@@ -107,7 +107,7 @@ impl Flows {
         }
         if asked {
             // A host that tracks connections takes our question for the middle of one.
-            self.conntrack.forget(connection);
+            self.untrack(connection);
         }
         Life::Goes
     }

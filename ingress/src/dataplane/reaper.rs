@@ -95,7 +95,7 @@ impl Flows {
 
     pub(super) fn spliced(&self, slot: SlotId) {
         // Before the state says that it is done: whoever takes over from a daemon that was killed here does it again.
-        self.conntrack.forget(&self.slots.read(slot.index));
+        self.untrack(&self.slots.read(slot.index));
         let socket = match self.live.lock().get_mut(&slot.index) {
             Some(live) => {
                 live.armed_at = None;

@@ -80,7 +80,9 @@ impl Flows {
             self.labels.lock().release(label);
             return Err(RelayReason::Full);
         };
-        self.slots.write(slot, &plan.connection(label, state), state);
+        let connection = plan.connection(label, state);
+        self.slots.write(slot, &connection, state);
+        self.trust(&connection);
         let keys = [key(plan.backend, plan.source), key(plan.client, plan.local)];
         let follows = [plan.to_backend.follows, plan.to_client.follows];
         let mut arming = Arming { flows: Arc::clone(self), slot, keys, label, follows, done: false };

@@ -25,13 +25,17 @@ pub(super) struct Wanted {
 /// A device as it was when it was last seen to, and what came of that.
 #[derive(Clone)]
 pub(super) struct Attached {
-    device: Device,
+    pub(super) device: Device,
     pub(super) status: InterfaceStatus,
 }
 
 impl Attached {
     pub(super) fn carries(&self, device: u32) -> bool {
         self.status.ifindex == device && self.status.attached != "none"
+    }
+
+    pub(super) fn is_tracked(&self, device: u32) -> bool {
+        self.device.index == device && self.device.is_tracked
     }
 }
 

@@ -9,6 +9,7 @@ use ingress_ebpf::flow::Direction;
 
 use super::{Flows, idle, keys, monotonic, port};
 use crate::dataplane::batch;
+use crate::dataplane::conntrack::legs;
 use crate::dataplane::reset::socket_address;
 use crate::flow::FlowFilter;
 use crate::l4::outcome::{ConnectionEnd, EndReason, Mode};
@@ -31,7 +32,7 @@ impl Flows {
         self.slots.set_state(index, state);
         if connection.state == State::Armed as u32 {
             // It ends before it was spliced.
-            self.conntrack.forget(connection);
+            self.conntrack.forget(legs(connection).map(|(leg, _)| leg));
         }
         let rests = connection.from_backend.flags & FIN_FIRST != 0
             && (connection.from_client.flags | connection.from_backend.flags) & RST_SENT == 0;
@@ -98,8 +99,11 @@ impl Flows {
     /// Removes ended connections and gives their slots back.
     fn reap(&self, slots: &[u32]) {
         let mut doomed = Vec::with_capacity(slots.len() * 2);
+        // Stragglers that come by a bridge were to pass the host's firewall until now. By which device is not asked: routes move.
+        let some_are_tracked = self.some_are_tracked();
         for chunk in slots.chunks(REAP_AT_ONCE) {
             doomed.clear();
+            let mut tracked = Vec::new();
             // Under the lock nobody can install a newer connection on a key between the look and the delete.
             let mut entries = self.entries.lock();
             for index in chunk {
@@ -112,6 +116,9 @@ impl Flows {
                     let overtaken = entries.overtaken.remove(&(*index, direction as u32));
                     if !overtaken && half.flags & REUSED == 0 {
                         doomed.push(key);
+                        if some_are_tracked {
+                            tracked.push((connection, direction as usize));
+                        }
                     }
                 }
             }
@@ -121,6 +128,7 @@ impl Flows {
                 continue;
             }
             drop(entries);
+            self.conntrack.forget(tracked.iter().map(|(connection, direction)| legs(connection)[*direction].0));
             let mut labels = self.labels.lock();
             for index in chunk {
                 labels.release(self.slots.read(*index).label);
