@@ -17,7 +17,7 @@ use ingress_tests::s1::S1;
 use ingress_tests::scripted::{Outcome, Scripted, answer, ask, check_random, send_random};
 use ingress_tests::wait::{PATIENCE, wait_for, wait_until};
 use ingress_tests::wire::{Ending, client_hello, ending};
-use serde_json::json;
+use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 
 #[test]
@@ -189,6 +189,47 @@ fn ports_of_killed_connections_may_be_used_again_at_once() -> Result<()> {
         assert!(started.elapsed() < Duration::from_secs(3), "round {round} took {:?}", started.elapsed());
     }
     node.all_in_kernel()
+}
+
+#[test]
+fn connection_outlives_the_reaping_of_the_one_that_had_its_ports_before() -> Result<()> {
+    require!();
+    let s1 = S1::without_backends(&LabOptions::default())?;
+    let _backend = Scripted::start(&s1.lab.backends[0], answer)?;
+    let mut config = s1.config_without_checks();
+    config["kernel"]["port_range"] = json!("20000-20001");
+    let mut node = s1.node_with(config)?;
+    let call = |port| -> Result<TcpStream> {
+        let mut client = connect_from(&s1, port)?;
+        client.write_all(&client_hello(Some("fiscalismia.com"))?)?;
+        ask(&mut client, 7, 1_000)?;
+        ensure!(check_random(&mut client, 7, 1_000)? == Outcome::Complete);
+        Ok(client)
+    };
+    let reset = |client: TcpStream, node: &Node| -> Result<()> {
+        SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        drop(client);
+        wait_until(PATIENCE, "it is over", || node.status().is_ok_and(|status| status["kernel"]["connections"] == 1))
+    };
+    // One of the two ports towards the backend is this one's; all others have to share the other.
+    let _standing = call(48_001)?;
+    for restarted in [false, true] {
+        reset(call(48_000)?, &node)?;
+        // Its entries wait for stragglers; both sides' ports are the same again.
+        let mut client = call(48_000)?;
+        node.all_in_kernel()?;
+        if restarted {
+            node.kill9()?;
+            node.launch()?;
+        }
+        // Longer than anybody waits for stragglers.
+        let is_it = |flow: &Value| flow["client"].as_str().is_some_and(|client| client.ends_with(":48000"));
+        node.wait_for_flow("it is quiet", |flow| is_it(flow) && flow["idle"].as_f64() > Some(4.0))?;
+        ask(&mut client, 8, 1_000)?;
+        ensure!(check_random(&mut client, 8, 1_000)? == Outcome::Complete, "restarted: {restarted}");
+        reset(client, &node)?;
+    }
+    Ok(())
 }
 
 #[test]

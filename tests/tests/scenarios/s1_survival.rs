@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ingress_tests::lab::LabOptions;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
+use ingress_tests::talk::accept;
 use ingress_tests::wait::{PATIENCE, amount_here};
 use ingress_tests::wire::{Ending, client_hello, ending, proxy_v2, read_exactly};
 
@@ -64,7 +65,8 @@ fn restarted_daemon_adopts_the_connections_of_its_predecessor() -> Result<()> {
     // A new connection does not collide with the adopted one.
     let mut second = s1.lab.clients[0].ns.connect(s1.public())?;
     second.write_all(&hello)?;
-    let (mut second_backend, from) = listener.accept()?;
+    let mut second_backend = accept(&listener).context("on the adopted connection's port?")?;
+    let from = second_backend.peer_addr()?;
     assert_ne!(from.to_string(), after["source"], "the adopted connection's port was given away");
     read_exactly(&mut second_backend, proxy_v2(second.local_addr()?, s1.public()).len() + hello.len())?;
 

@@ -95,23 +95,20 @@ fn programs_that_somebody_takes_off_a_device_are_put_back() -> Result<()> {
     node.all_in_kernel()?;
     let device = public_device(&node)?;
     let index = &device["ifindex"];
-    let takes: &[&[&str]] = match device["attached"].as_str() {
-        Some("tcx") => &[&["in"], &["out"], &["xdp_native"], &["in", "out", "xdp_native"]],
-        _ => &[&["xdp_native"], &["clsact"]],
-    };
-    for (n, take) in takes.iter().enumerate() {
-        for what in *take {
-            match *what {
-                "clsact" => proxy.run("tc", &["qdisc", "del", "dev", "pub0", "clsact"]).map(drop)?,
-                hook => detach_link(&pins(&node).join(format!("link_{index}_{hook}")))?,
-            }
+    let taken: &[&str] =
+        if device["attached"] == "tcx" { &["in", "out", "xdp_native"] } else { &["clsact", "xdp_native"] };
+    let told = || node.log().lines().iter().filter(|l| l.to_string().contains("took our programs off")).count();
+    for what in taken {
+        let before = told();
+        match *what {
+            "clsact" => proxy.run("tc", &["qdisc", "del", "dev", "pub0", "clsact"]).map(drop)?,
+            hook => detach_link(&pins(&node).join(format!("link_{index}_{hook}")))?,
         }
-        let told = || node.log().lines().iter().filter(|l| l.to_string().contains("took our programs off")).count();
-        wait_until(PATIENCE, "the daemon says so", || told() > n).with_context(|| format!("{take:?}"))?;
+        wait_until(PATIENCE, "the daemon says so", || told() > before).with_context(|| format!("{what}"))?;
         wait_until(PATIENCE, "the private port is closed again", || is_dropped(&s1))?;
-        assert_eq!(public_device(&node)?["admission"]["mode"], "native", "{take:?}");
+        assert_eq!(public_device(&node)?["admission"]["mode"], "native", "{what}");
         call(&s1, s1.public(), &backend)?.finish()?;
-        node.all_in_kernel().with_context(|| format!("{take:?}"))?;
+        node.all_in_kernel().with_context(|| format!("{what}"))?;
     }
     ensure!(missing(&node)?.is_empty(), "{:?}", missing(&node)?);
     Ok(())
