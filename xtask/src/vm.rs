@@ -45,7 +45,7 @@ impl Guest {
 
 /// Load and attach, splice with hashes, kill -9; a kind of link. Then the longer ones: further links, adoption, detach, admission by XDP and
 /// by tc.
-const SCENARIOS: [&str; 10] = [
+const SCENARIOS: [&str; 11] = [
     "scenarios::s1_survival::download_completes_although_the_daemon_is_killed_in_its_middle",
     "scenarios::s1_links::vlans_carry_both_sides",
     "scenarios::s1_links::bond_carries_the_backends",
@@ -56,6 +56,7 @@ const SCENARIOS: [&str; 10] = [
     "scenarios::s1_passthrough::each_name_reaches_its_backend_which_sees_the_client",
     "scenarios::s1_admission::private_port_is_out_of_reach_from_the_public_side_on_every_rung",
     "scenarios::s1_hosts::guests::filter_at_our_priority_is_left_alone_and_shown",
+    "scenarios::s1_hosts::obstacles::programs_that_somebody_takes_off_a_device_are_put_back",
 ];
 const SHORT: usize = 2;
 /// Far more than a healthy run takes.
