@@ -104,11 +104,11 @@ fn programs_that_somebody_takes_off_a_device_are_put_back() -> Result<()> {
             "clsact" => proxy.run("tc", &["qdisc", "del", "dev", "pub0", "clsact"]).map(drop)?,
             hook => detach_link(&pins(&node).join(format!("link_{index}_{hook}")))?,
         }
-        wait_until(PATIENCE, "the daemon says so", || told() > before).with_context(|| format!("{what}"))?;
+        wait_until(PATIENCE, "the daemon says so", || told() > before).context(*what)?;
         wait_until(PATIENCE, "the private port is closed again", || is_dropped(&s1))?;
         assert_eq!(public_device(&node)?["admission"]["mode"], "native", "{what}");
         call(&s1, s1.public(), &backend)?.finish()?;
-        node.all_in_kernel().with_context(|| format!("{what}"))?;
+        node.all_in_kernel().context(*what)?;
     }
     ensure!(missing(&node)?.is_empty(), "{:?}", missing(&node)?);
     Ok(())
@@ -139,6 +139,33 @@ fn pins_that_vanish_are_told_and_a_restart_mends_it() -> Result<()> {
     node.launch()?;
     ensure!(missing(&node)?.is_empty() && is_dropped(&s1), "{:?}", missing(&node)?);
     call(&s1, s1.public(), &backend)?.finish()?;
+    node.all_in_kernel()
+}
+
+#[test]
+fn connections_go_on_whatever_is_done_to_devices_addresses_and_rules() -> Result<()> {
+    require!("nft");
+    let (s1, backend) = stage()?;
+    let proxy = &s1.lab.proxy.ns;
+    let mut config = config(&s1);
+    // Bound to a device, it would know that by its name.
+    config["listeners"]["tls"] = json!({ "bind": [s1.public().to_string()] });
+    let node = s1.node_with(config)?;
+    let mut talk = call(&s1, s1.public(), &backend)?;
+    talk.exchange()?;
+    node.all_in_kernel()?;
+    let address = s1.public().ip();
+    for order in [
+        "link set priv0 down\nlink set priv0 up\n".to_owned(),
+        "link set pub0 down\nlink set pub0 name wan0\nlink set wan0 up\n".to_owned(),
+        format!("addr del {address}/24 dev wan0\naddr add {address}/24 dev wan0\n"),
+    ] {
+        proxy.ip_batch(&order)?;
+        talk.exchange().with_context(|| format!("after {order:?}"))?;
+    }
+    proxy.nft("flush ruleset")?;
+    call(&s1, s1.public(), &backend)?.finish()?;
+    talk.finish()?;
     node.all_in_kernel()
 }
 
