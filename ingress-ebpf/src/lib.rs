@@ -5,7 +5,7 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "`raise` says why"))]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "`raise` says why"))]
 
 pub mod admission;
 pub mod connection;

@@ -1,6 +1,6 @@
 //! Deployment S1 whole: its table of names, an nginx for each backend, and the configuration that joins them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::backend::Backend;
 use crate::certs::{Authority, Leaf};
 use crate::client::Curl;
-use crate::lab::{Lab, LabOptions};
+use crate::lab::{Lab, LabOptions, S1_BACKENDS};
 use crate::node::Node;
 
 /// One pool: its name, the index of its backend in [`Lab::backends`], the names that lead to it.
@@ -75,6 +75,14 @@ impl S1 {
         Ok(Self { backends: Vec::new(), lab: Lab::build(options)?, table: TABLE, authority, _dir: dir })
     }
 
+    /// With one backend, which the scenario itself plays: it gets what comes to the listener.
+    pub fn with_one_backend(options: LabOptions) -> Result<(Self, TcpListener)> {
+        let s1 = Self::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ..options })?;
+        let host = &s1.lab.backends[0];
+        let listener = host.ns.listen(host.socket(443))?;
+        Ok((s1, listener))
+    }
+
     /// A certificate for all names of a pool.
     pub fn leaf(&self, pool: &str) -> Result<Leaf> {
         let (_, _, names) = self.table.iter().find(|(p, ..)| *p == pool).with_context(|| format!("no pool {pool}"))?;
@@ -126,6 +134,13 @@ impl S1 {
         node.write_shipped_config(&shipped)?;
         node.launch()?;
         Ok(node)
+    }
+
+    /// Without health checks and PROXY headers: backends of the pool `web` get clients' bytes and nothing else.
+    pub fn config_of_bytes(&self) -> Value {
+        let mut config = self.config_without_checks();
+        config["pools"]["web"]["proxy_protocol"] = "none".into();
+        config
     }
 
     /// Without health checks: every connection that a backend sees is a client's.

@@ -180,9 +180,7 @@ fn talking() -> Result<(S1, Node, Talk, Attack)> {
     let s1 = S1::without_backends(&LabOptions { clients: 2, ..LabOptions::default() })?;
     let host = &s1.lab.backends[0];
     let listener = host.ns.listen(host.socket(443))?;
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    let node = s1.node_with(config)?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let hello = client_hello(Some(NAME))?;
     let mut client: TcpStream = s1.lab.clients[0].ns.connect(s1.public())?;
     client.write_all(&hello)?;

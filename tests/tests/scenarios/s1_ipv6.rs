@@ -146,9 +146,7 @@ fn stage() -> Result<(S1, TcpListener, Node)> {
     let s1 = S1::without_backends(&options())?;
     let host = &s1.lab.backends[0];
     let listener = host.ns.listen(host.socket(443))?;
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    let node = s1.node_with(config)?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     Ok((s1, listener, node))
 }
 

@@ -84,8 +84,7 @@ fn firewall_that_drops_our_questions_ends_nobody() -> Result<()> {
     require!("nft");
     let s1 = S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ..LabOptions::default() })?;
     let backend = s1.lab.backends[0].ns.listen(s1.lab.backends[0].socket(443))?;
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
+    let mut config = s1.config_of_bytes();
     config["kernel"]["keepalive"] = json!({ "after": "200ms", "interval": "100ms", "probes": 1 });
     let node = s1.node_with(config)?;
     let hello = client_hello(Some("fiscalismia.com"))?;

@@ -48,9 +48,7 @@ fn client_on_a_narrow_path_does_not_keep_the_others_out_of_the_kernel() -> Resul
     let _router = s1.lab.put_behind_router(&s1.lab.clients[0], NARROW)?;
     let host = &s1.lab.backends[0];
     let backend = host.ns.listen(host.socket(443))?;
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    let node = s1.node_with(config)?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let hello = client_hello(Some("fiscalismia.com"))?;
     let call = |client: usize| -> Result<()> {
         let mut stream = s1.lab.clients[client].ns.connect(s1.public())?;

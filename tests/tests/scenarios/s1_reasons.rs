@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ingress_tests::distance::Distance;
-use ingress_tests::lab::{Host, LabOptions, S1_BACKENDS};
+use ingress_tests::lab::{Host, LabOptions};
 use ingress_tests::netns::Namespace;
 use ingress_tests::node::Node;
 use ingress_tests::payload::Random;
@@ -74,8 +74,8 @@ fn every_reason_has_a_scenario() -> Result<()> {
 }
 
 fn kernel_off(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let mut config = config(&s1);
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let mut config = s1.config_of_bytes();
     config["kernel"]["enabled"] = false.into();
     let node = s1.node_with(config)?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
@@ -83,8 +83,8 @@ fn kernel_off(reason: &str) -> Result<()> {
 }
 
 fn policy(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let mut config = config(&s1);
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let mut config = s1.config_of_bytes();
     config["pools"]["web"]["handoff"] = "never".into();
     let node = s1.node_with(config)?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
@@ -92,8 +92,8 @@ fn policy(reason: &str) -> Result<()> {
 }
 
 fn when_idle(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let mut config = config(&s1);
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let mut config = s1.config_of_bytes();
     config["pools"]["web"]["handoff"] = json!({ "when_idle": "1h" });
     let node = s1.node_with(config)?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
@@ -101,11 +101,11 @@ fn when_idle(reason: &str) -> Result<()> {
 }
 
 fn rtt(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let distance = Distance { delay: Duration::from_millis(40), ..Distance::default() };
     let _line = s1.lab.move_away(&s1.lab.clients[0], distance)?;
     let policy = |limit| {
-        let mut config = config(&s1);
+        let mut config = s1.config_of_bytes();
         config["pools"]["web"]["handoff"] = json!({ "rtt_below": limit });
         config
     };
@@ -120,7 +120,7 @@ fn rtt(reason: &str) -> Result<()> {
 }
 
 fn family(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let (client, proxy) = (&s1.lab.clients[0].ns, &s1.lab.proxy.ns);
     proxy.ip_batch("addr add 2001:db8::1/64 dev pub0 nodad\naddr add fe80::1/64 dev pub0 nodad\naddr add 2001:db8:1::1/64 dev priv0 nodad\n")?;
     client.ip_batch("addr add 2001:db8::101/64 dev eth0 nodad\naddr add fe80::101/64 dev eth0 nodad\n")?;
@@ -130,7 +130,7 @@ fn family(reason: &str) -> Result<()> {
     let scope = client.exec(|| unsafe { libc::if_nametoindex(c"eth0".as_ptr()) });
     let link_local = SocketAddrV6::new("fe80::1".parse()?, 443, 0, scope).into();
     let backend6 = s1.lab.backends[0].ns.listen("[2001:db8:1::3]:443".parse()?)?;
-    let mut config = config(&s1);
+    let mut config = s1.config_of_bytes();
     config["listeners"]["tls"]["bind"] = json!([s1.public().to_string(), "[::]:443"]);
     add_pool(&mut config, "six", backend6.local_addr()?);
     let node = s1.node_with(config)?;
@@ -142,7 +142,7 @@ fn family(reason: &str) -> Result<()> {
 }
 
 fn local(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
     let on_loopback = proxy.listen("127.0.0.1:8443".parse()?)?;
     let on_loopback6 = proxy.listen("[::1]:8443".parse()?)?;
@@ -150,7 +150,7 @@ fn local(reason: &str) -> Result<()> {
     s1.lab.clients[0].ns.ip_batch("addr add 2001:db8::101/64 dev eth0 nodad\n")?;
     let public6: SocketAddr = "[2001:db8::1]:443".parse()?;
     let on_own_address = proxy.listen((s1.lab.private_address(&s1.lab.backends[0]), 8444).into())?;
-    let mut config = config(&s1);
+    let mut config = s1.config_of_bytes();
     // Without `device`: the proxy reaches itself by `lo`.
     config["listeners"]["tls"] = json!({ "bind": [s1.public().to_string(), public6.to_string()] });
     add_pool(&mut config, "six", on_loopback6.local_addr()?);
@@ -167,9 +167,9 @@ fn local(reason: &str) -> Result<()> {
 }
 
 fn device(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     for only in ["pub0", "priv0"] {
-        let mut config = config(&s1);
+        let mut config = s1.config_of_bytes();
         config["kernel"]["interfaces"] = json!([only]);
         let node = s1.node_with(config)?;
         let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
@@ -179,8 +179,8 @@ fn device(reason: &str) -> Result<()> {
 }
 
 fn unseen(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let node = s1.node_with(config(&s1))?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let (client, proxy) = (&s1.lab.clients[0].ns, &s1.lab.proxy.ns);
     let nat = "type nat hook";
     proxy.nft(&format!(
@@ -197,25 +197,25 @@ fn unseen(reason: &str) -> Result<()> {
 }
 
 fn options(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     s1.lab.backends[0].ns.sysctl("ipv4/tcp_sack", "0")?;
-    let node = s1.node_with(config(&s1))?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     relayed(&node, reason, &[talk.finish()?])
 }
 
 fn mtu(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let Host { ns, address } = &s1.lab.backends[0];
     ns.ip_batch(&format!("route replace 172.24.0.0/24 dev eth0 src {address} advmss 1000\n"))?;
-    let node = s1.node_with(config(&s1))?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     relayed(&node, reason, &[talk.finish()?])
 }
 
 fn half_closed(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let node = s1.node_with(config(&s1))?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let hello = client_hello(Some(WEB))?;
     let paused = node.pause()?;
     let mut client = s1.lab.clients[0].ns.connect(s1.public())?;
@@ -242,8 +242,8 @@ fn segment_that_is_missing_behind_unread_bytes_is_not_overlooked() -> Result<()>
 /// The client's hello and `early` bytes are there, the next segment is lost, the one after it is there.
 fn missing_segment(reason: &str, early: usize) -> Result<()> {
     const LOST: usize = 997;
-    let (s1, backend) = stage()?;
-    let node = s1.node_with(config(&s1))?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let (early, lost, last) = (random(early), random(LOST), random(400));
     let hello = client_hello(Some(WEB))?;
     let proxy = &s1.lab.proxy.ns;
@@ -268,8 +268,8 @@ fn missing_segment(reason: &str, early: usize) -> Result<()> {
 }
 
 fn server_first(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let mut config = config(&s1);
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let mut config = s1.config_of_bytes();
     let public = s1.lab.public(6379);
     config["listeners"]["plain"] = json!({ "bind": [public.to_string()], "protocol": "tcp", "pool": "web" });
     let node = s1.node_with(config)?;
@@ -293,9 +293,9 @@ fn server_first(reason: &str) -> Result<()> {
 
 fn window(reason: &str) -> Result<()> {
     const BUFFER: usize = 16 * 1024;
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     socket2::SockRef::from(&backend).set_recv_buffer_size(BUFFER)?;
-    let node = s1.node_with(config(&s1))?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let opening = [client_hello(Some(WEB))?, random(3 * BUFFER)].concat();
     let paused = node.pause()?;
     let mut client = s1.lab.clients[0].ns.connect(s1.public())?;
@@ -307,8 +307,8 @@ fn window(reason: &str) -> Result<()> {
 }
 
 fn full(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let mut config = config(&s1);
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let mut config = s1.config_of_bytes();
     config["kernel"]["max_connections"] = 1.into();
     let node = s1.node_with(config)?;
     let in_kernel = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
@@ -319,8 +319,8 @@ fn full(reason: &str) -> Result<()> {
 }
 
 fn ports(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let mut config = config(&s1);
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let mut config = s1.config_of_bytes();
     config["kernel"]["port_range"] = "20000-20001".into();
     let node = s1.node_with(config)?;
     let call = || call(&s1.lab.clients[0].ns, s1.public(), &backend);
@@ -341,8 +341,8 @@ fn goes_to_the_kernel_again(node: &Node, s1: &S1, backend: &TcpListener, before:
 }
 
 fn error(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
-    let node = s1.node_with(config(&s1))?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let pid = node.pid().context("the daemon runs")?.to_string();
     // The operator's question that said "ready" still holds a descriptor until the daemon has noticed its end.
     wait_until(PATIENCE, "nobody is connected to the admin socket", || node.operators().is_ok_and(|n| n == 0))?;
@@ -359,30 +359,15 @@ fn error(reason: &str) -> Result<()> {
 }
 
 fn route(reason: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
     proxy.nft(
         "table ip marks { chain out { type route hook output priority mangle; tcp sport 443 meta mark set 7; }; }",
     )?;
     proxy.ip_batch("route add 192.0.2.0/24 via 192.0.2.101 table 100\nrule add fwmark 7 table 100\n")?;
-    let node = s1.node_with(config(&s1))?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     let talk = call(&s1.lab.clients[0].ns, s1.public(), &backend)?;
     relayed(&node, reason, &[talk.finish()?])
-}
-
-/// S1 with one backend, which a scenario plays itself.
-fn stage() -> Result<(S1, TcpListener)> {
-    let s1 = S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ..LabOptions::default() })?;
-    let host = &s1.lab.backends[0];
-    let listener = host.ns.listen(host.socket(443))?;
-    Ok((s1, listener))
-}
-
-/// Backends get the client's bytes and nothing else.
-fn config(s1: &S1) -> Value {
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    config
 }
 
 /// A further pool of one backend, for `<name>.example.com`.

@@ -95,9 +95,7 @@ fn reset_that_is_lost_behind_the_proxy_reaches_its_end_all_the_same() -> Result<
 
 /// Backends get what the client says and nothing else.
 fn without_header(s1: &S1) -> Value {
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    config
+    s1.config_of_bytes()
 }
 
 const NAME: &str = "fiscalismia.com";

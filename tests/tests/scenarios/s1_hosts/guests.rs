@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 
 use anyhow::{Context as _, Result, ensure};
-use ingress_tests::lab::{LabOptions, S1_BACKENDS};
+use ingress_tests::lab::LabOptions;
 use ingress_tests::netns::Namespace;
 use ingress_tests::node::Node;
 use ingress_tests::require;
@@ -19,7 +19,7 @@ use serde_json::Value;
 #[test]
 fn program_behind_ours_gets_what_is_not_ours_and_outlives_us() -> Result<()> {
     require!("nft");
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let (proxy, client) = (&s1.lab.proxy.ns, &s1.lab.clients[0].ns);
     let mut node = start(&s1)?;
     if !uses_tcx(&node)? {
@@ -46,7 +46,7 @@ fn program_behind_ours_gets_what_is_not_ours_and_outlives_us() -> Result<()> {
 #[test]
 fn mark_of_a_program_before_ours_leads_no_spliced_packet_astray() -> Result<()> {
     require!();
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
     let node = start(&s1)?;
     if !uses_tcx(&node)? {
@@ -74,7 +74,7 @@ fn mark_of_a_program_before_ours_leads_no_spliced_packet_astray() -> Result<()> 
 #[test]
 fn program_that_keeps_packets_from_ours_stalls_a_flow_and_resets_none() -> Result<()> {
     require!();
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
     let node = start(&s1)?;
     if !uses_tcx(&node)? {
@@ -97,7 +97,7 @@ fn program_that_keeps_packets_from_ours_stalls_a_flow_and_resets_none() -> Resul
 #[test]
 fn filters_of_an_operator_stay_as_they_are() -> Result<()> {
     require!("tc");
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
     proxy.run("tc", &["qdisc", "add", "dev", "pub0", "clsact"])?;
     for hook in ["ingress", "egress"] {
@@ -130,7 +130,7 @@ fn filters_of_an_operator_stay_as_they_are() -> Result<()> {
 #[test]
 fn filter_at_our_priority_is_left_alone_and_shown() -> Result<()> {
     require!("tc");
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
     let filter = ["filter", "add", "dev", "pub0", "ingress", "prio", "1", "protocol", "ip", "u32"];
     proxy.run("tc", &["qdisc", "add", "dev", "pub0", "clsact"])?;
@@ -154,17 +154,8 @@ fn filter_at_our_priority_is_left_alone_and_shown() -> Result<()> {
     Ok(())
 }
 
-fn stage() -> Result<(S1, TcpListener)> {
-    let s1 = S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ..LabOptions::default() })?;
-    let host = &s1.lab.backends[0];
-    let listener = host.ns.listen(host.socket(443))?;
-    Ok((s1, listener))
-}
-
 fn start(s1: &S1) -> Result<Node> {
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    s1.node_with(config)
+    s1.node_with(s1.config_of_bytes())
 }
 
 fn call(s1: &S1, backend: &TcpListener) -> Result<Talk> {

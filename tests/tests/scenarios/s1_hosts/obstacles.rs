@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ingress_tests::bpf::detach_link;
-use ingress_tests::lab::{LabOptions, S1_BACKENDS};
+use ingress_tests::lab::LabOptions;
 use ingress_tests::node::{ADMIN_PORT, Node};
 use ingress_tests::require;
 use ingress_tests::s1::S1;
@@ -35,7 +35,7 @@ fn daemon_without_its_capabilities_serves_in_userspace_and_says_which() -> Resul
 
 /// A daemon that is started in this way relays, and says what would mend it.
 fn lacking(starter: &[&str], missing: &str) -> Result<()> {
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let mut node = Node::prepare(&s1.lab.proxy.ns)?;
     node.start_by(starter);
     node.write_config(guarded(&s1))?;
@@ -52,14 +52,14 @@ fn lacking(starter: &[&str], missing: &str) -> Result<()> {
 #[test]
 fn second_daemon_on_the_same_pins_relays_and_leaves_the_first_one_alone() -> Result<()> {
     require!();
-    let (s1, backend) = stage()?;
-    let mut first = s1.node_with(config(&s1))?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+    let mut first = s1.node_with(s1.config_of_bytes())?;
     let mut talk = call(&s1, s1.public(), &backend)?;
     talk.exchange()?;
 
     // As somebody who tries a copy of the configuration: another port, another socket.
     let mut second = Node::prepare(&s1.lab.proxy.ns)?;
-    let mut copy = config(&s1);
+    let mut copy = s1.config_of_bytes();
     copy["listeners"]["tls"]["bind"] = json!([s1.lab.public(8443).to_string()]);
     second.write_config(copy)?;
     let (own, other) = (second.pin_dir().display().to_string(), first.pin_dir().display().to_string());
@@ -87,7 +87,7 @@ fn second_daemon_on_the_same_pins_relays_and_leaves_the_first_one_alone() -> Res
 #[test]
 fn programs_that_somebody_takes_off_a_device_are_put_back() -> Result<()> {
     require!("tc");
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
     let _service = proxy.listen(([0, 0, 0, 0], PRIVATE_PORT).into())?;
     let node = s1.node_with(guarded(&s1))?;
@@ -117,7 +117,7 @@ fn programs_that_somebody_takes_off_a_device_are_put_back() -> Result<()> {
 #[test]
 fn pins_that_vanish_are_told_and_a_restart_mends_it() -> Result<()> {
     require!("curl");
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let _service = s1.lab.proxy.ns.listen(([0, 0, 0, 0], PRIVATE_PORT).into())?;
     let mut node = s1.node_with(guarded(&s1))?;
     if public_device(&node)?["attached"] != "tcx" {
@@ -145,9 +145,9 @@ fn pins_that_vanish_are_told_and_a_restart_mends_it() -> Result<()> {
 #[test]
 fn connections_go_on_whatever_is_done_to_devices_addresses_and_rules() -> Result<()> {
     require!("nft");
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
-    let mut config = config(&s1);
+    let mut config = s1.config_of_bytes();
     // Bound to a device, it would know that by its name.
     config["listeners"]["tls"] = json!({ "bind": [s1.public().to_string()] });
     let node = s1.node_with(config)?;
@@ -172,7 +172,7 @@ fn connections_go_on_whatever_is_done_to_devices_addresses_and_rules() -> Result
 #[test]
 fn device_that_has_an_xdp_program_keeps_it_and_tc_judges() -> Result<()> {
     require!();
-    let (s1, backend) = stage()?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let _service = s1.lab.proxy.ns.listen(([0, 0, 0, 0], PRIVATE_PORT).into())?;
     let guest = Guest::xdp(&s1.lab.proxy.ns, "pub0")?;
     let mut node = s1.node_with(guarded(&s1))?;
@@ -197,21 +197,8 @@ fn device_that_has_an_xdp_program_keeps_it_and_tc_judges() -> Result<()> {
     Ok(())
 }
 
-fn stage() -> Result<(S1, TcpListener)> {
-    let s1 = S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ..LabOptions::default() })?;
-    let host = &s1.lab.backends[0];
-    let listener = host.ns.listen(host.socket(443))?;
-    Ok((s1, listener))
-}
-
-fn config(s1: &S1) -> Value {
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    config
-}
-
 fn guarded(s1: &S1) -> Value {
-    let mut config = config(s1);
+    let mut config = s1.config_of_bytes();
     config["interfaces"] = json!({ "pub0": { "side": "public" }, "priv0": { "side": "private" } });
     config["admission"] = json!({ "private_ports": [PRIVATE_PORT] });
     config

@@ -21,7 +21,7 @@ fn port_that_another_program_holds_is_passed_over_and_shown() -> Result<()> {
     let held: Vec<TcpListener> = (24_000..24_020)
         .map(|port| s1.lab.proxy.ns.listen(SocketAddr::new("0.0.0.0".parse()?, port)).context("a port"))
         .collect::<Result<_>>()?;
-    let mut config = config(&s1);
+    let mut config = s1.config_of_bytes();
     config["kernel"]["port_range"] = "24000-24063".into();
     let node = s1.node_with(config)?;
     for _ in 0..3 {
@@ -45,7 +45,7 @@ fn range_that_the_host_may_give_away_is_shown_with_the_command_that_reserves_it(
     let s1 = lab()?;
     let proxy = &s1.lab.proxy.ns;
     proxy.sysctl("ipv4/ip_local_reserved_ports", "22000,50000-50003")?;
-    let mut config = config(&s1);
+    let mut config = s1.config_of_bytes();
     config["kernel"]["port_range"] = "40000-49999".into();
     let node = s1.node_with(config)?;
     let missing = || -> Result<Vec<String>> {
@@ -69,10 +69,4 @@ fn range_that_the_host_may_give_away_is_shown_with_the_command_that_reserves_it(
 
 fn lab() -> Result<S1> {
     S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ..LabOptions::default() })
-}
-
-fn config(s1: &S1) -> Value {
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    config
 }

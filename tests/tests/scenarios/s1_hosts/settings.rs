@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use ingress_tests::lab::{LabOptions, S1_BACKENDS};
+use ingress_tests::lab::LabOptions;
 use ingress_tests::netns::Namespace;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
@@ -19,7 +19,7 @@ use ingress_tests::wire::client_hello;
 fn strict_settings_change_nothing_and_nothing_is_logged() -> Result<()> {
     require!();
     for strictness in ["1", "2"] {
-        let (s1, backend) = stage(false)?;
+        let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
         let proxy = &s1.lab.proxy.ns;
         for (key, value) in [
             ("rp_filter", strictness),
@@ -36,7 +36,7 @@ fn strict_settings_change_nothing_and_nothing_is_logged() -> Result<()> {
             }
         }
         let mut log = KernelLog::open()?;
-        let node = s1.node_with(config(&s1))?;
+        let node = s1.node_with(s1.config_of_bytes())?;
         for _ in 0..3 {
             call(&s1, &backend)?.finish()?;
         }
@@ -51,12 +51,12 @@ fn strict_settings_change_nothing_and_nothing_is_logged() -> Result<()> {
 #[test]
 fn host_that_does_not_forward_ipv6_splices_it() -> Result<()> {
     require!();
-    let (s1, backend) = stage(true)?;
+    let (s1, backend) = S1::with_one_backend(LabOptions { ipv6: true, ..LabOptions::default() })?;
     for device in ["all", "pub0", "priv0"] {
         s1.lab.proxy.ns.sysctl(&format!("ipv6/conf/{device}/forwarding"), "0")?;
         s1.lab.proxy.ns.sysctl(&format!("ipv6/conf/{device}/accept_ra"), "0")?;
     }
-    let node = s1.node_with(config(&s1))?;
+    let node = s1.node_with(s1.config_of_bytes())?;
     call(&s1, &backend)?.finish()?;
     node.all_in_kernel()
 }
@@ -64,7 +64,7 @@ fn host_that_does_not_forward_ipv6_splices_it() -> Result<()> {
 #[test]
 fn every_setting_stays_as_it_was() -> Result<()> {
     require!();
-    let (s1, backend) = stage(false)?;
+    let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
     let proxy = &s1.lab.proxy.ns;
     let before = settings(proxy)?;
     ensure!(before.len() > 300, "only {} settings could be read", before.len());
@@ -73,7 +73,7 @@ fn every_setting_stays_as_it_was() -> Result<()> {
         let keys = before.keys().chain(now.keys());
         Ok(keys.filter(|key| before.get(*key) != now.get(*key)).map(|key| key.display().to_string()).collect())
     };
-    let mut node = s1.node_with(config(&s1))?;
+    let mut node = s1.node_with(s1.config_of_bytes())?;
     call(&s1, &backend)?.finish()?;
     node.all_in_kernel()?;
     assert_eq!(changed()?, Vec::<String>::new(), "while it runs");
@@ -135,19 +135,6 @@ impl KernelLog {
             }
         }
     }
-}
-
-fn stage(ipv6: bool) -> Result<(S1, TcpListener)> {
-    let s1 = S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ipv6, ..LabOptions::default() })?;
-    let host = &s1.lab.backends[0];
-    let listener = host.ns.listen(host.socket(443))?;
-    Ok((s1, listener))
-}
-
-fn config(s1: &S1) -> serde_json::Value {
-    let mut config = s1.config_without_checks();
-    config["pools"]["web"]["proxy_protocol"] = "none".into();
-    config
 }
 
 fn call(s1: &S1, backend: &TcpListener) -> Result<Talk> {
