@@ -297,6 +297,14 @@ impl Node {
         &self.pin_dir
     }
 
+    /// Where its maps and links are: the directory of its layout.
+    pub fn pins(&self) -> Result<PathBuf> {
+        let directory = &self.pin_dir;
+        let entries = std::fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
+        let mut layouts = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        layouts.next().with_context(|| format!("{} holds no layout", directory.display()))
+    }
+
     /// Fills in this node's own paths and replaces the configuration file in one step.
     pub fn write_config(&self, mut config: Value) -> Result<()> {
         config["state_dir"] = path_value(&self.state_dir());

@@ -3,7 +3,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -212,7 +211,7 @@ fn nothing_is_left(node: &Node) -> Result<()> {
 
 /// A pinned map as bpftool dumps it.
 fn map(node: &Node, name: &str) -> Result<Vec<Value>> {
-    let map = find(node.pin_dir(), name).with_context(|| format!("{name} is pinned"))?;
+    let map = node.pins()?.join(name);
     let output = Command::new(find_program("bpftool").context("bpftool")?)
         .args(["--json", "map", "dump", "pinned"])
         .arg(&map)
@@ -220,13 +219,6 @@ fn map(node: &Node, name: &str) -> Result<Vec<Value>> {
     let entries: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("bpftool said {:?}", String::from_utf8_lossy(&output.stdout)))?;
     Ok(entries.as_array().context("bpftool dumps an array")?.clone())
-}
-
-fn find(dir: &Path, name: &str) -> Option<PathBuf> {
-    std::fs::read_dir(dir).ok()?.flatten().find_map(|entry| {
-        let path = entry.path();
-        if path.is_dir() { find(&path, name) } else { (entry.file_name() == name).then_some(path) }
-    })
 }
 
 /// Kills and restarts the daemon; between, connections must complete again.

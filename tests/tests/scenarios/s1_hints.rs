@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use anyhow::{Result, bail};
-use ingress_tests::lab::{LabOptions, S1_BACKENDS};
+use ingress_tests::lab::LabOptions;
 use ingress_tests::netns::Namespace;
 use ingress_tests::node::Node;
 use ingress_tests::require;
@@ -100,12 +100,8 @@ impl Drop for Muted {
 
 impl Stage {
     fn set() -> Result<Self> {
-        let s1 = S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ..LabOptions::default() })?;
-        let host = &s1.lab.backends[0];
-        let backend = host.ns.listen(host.socket(443))?;
-        let mut config = s1.config_without_checks();
-        config["pools"]["web"]["proxy_protocol"] = "none".into();
-        let node = s1.node_with(config)?;
+        let (s1, backend) = S1::with_one_backend(LabOptions::default())?;
+        let node = s1.node_with(s1.config_of_bytes())?;
         Ok(Self { node, backend, hello: client_hello(Some("fiscalismia.com"))?, s1 })
     }
 
@@ -116,7 +112,7 @@ impl Stage {
     }
 
     fn fill_ring(&self) -> Result<FullRing> {
-        FullRing::of(&self.node.pin_dir().join("v1/ingress_events"))
+        FullRing::of(&self.node.pins()?.join("ingress_events"))
     }
 
     fn mute_backend(&self) -> Result<Muted> {

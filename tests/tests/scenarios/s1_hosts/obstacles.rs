@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -102,7 +101,7 @@ fn programs_that_somebody_takes_off_a_device_are_put_back() -> Result<()> {
         let before = told();
         match *what {
             "clsact" => proxy.run("tc", &["qdisc", "del", "dev", "pub0", "clsact"]).map(drop)?,
-            hook => detach_link(&pins(&node).join(format!("link_{index}_{hook}")))?,
+            hook => detach_link(&node.pins()?.join(format!("link_{index}_{hook}")))?,
         }
         wait_until(PATIENCE, "the daemon says so", || told() > before).context(*what)?;
         wait_until(PATIENCE, "the private port is closed again", || is_dropped(&s1))?;
@@ -127,7 +126,7 @@ fn pins_that_vanish_are_told_and_a_restart_mends_it() -> Result<()> {
     node.all_in_kernel()?;
 
     // As `umount /sys/fs/bpf` does it.
-    std::fs::remove_dir_all(pins(&node))?;
+    std::fs::remove_dir_all(node.pins()?)?;
     wait_until(PATIENCE, "the status says so", || public_device(&node).is_ok_and(|d| d["attached"] == "none"))?;
     let said = missing(&node)?.join("\n");
     ensure!(said.contains("restart ingress") && said.contains("PRIVATE PORTS ARE OPEN on it"), "{said}");
@@ -230,10 +229,6 @@ fn missing(node: &Node) -> Result<Vec<String>> {
     let status = node.status()?;
     let lines = status["kernel"]["missing"].as_array().context("what is missing")?;
     Ok(lines.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-}
-
-fn pins(node: &Node) -> PathBuf {
-    node.pin_dir().join("v1")
 }
 
 const PRIVATE_PORT: u16 = 9_876;
