@@ -9,7 +9,6 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use ingress_ebpf::connection::{Connection, Endpoint};
 use ingress_ebpf::header::IPPROTO_TCP;
@@ -21,14 +20,14 @@ use super::reset::socket_address;
 /// The reaper's door to ctnetlink.
 pub(super) struct Conntrack(Mutex<State>);
 
+#[derive(Default)]
 struct State {
     socket: Option<Socket>,
-    /// Whether the host tracks, and when that was looked up.
+    /// The host has tracked something. It may not do so at this moment, and for the next connection again.
     tracks: bool,
-    looked: Option<Instant>,
 }
 
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Not there without connection tracking.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
 /// One half of a connection, as conntrack knows it: who opened it, and whom it opened it to.
@@ -64,7 +63,7 @@ const PROTO_DESTINATION_PORT: u16 = 3;
 
 impl Conntrack {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { socket: None, tracks: false, looked: None }))
+        Self(Mutex::default())
     }
 
     /// Forgets these legs. An entry that is not there is no error.
@@ -87,7 +86,7 @@ impl Conntrack {
             return;
         }
         let mut state = self.0.lock();
-        if !state.tracks(Instant::now()) {
+        if !state.tracks(|| fs::read_to_string(COUNT)) {
             return;
         }
         for leg in legs {
@@ -99,12 +98,10 @@ impl Conntrack {
 }
 
 impl State {
-    fn tracks(&mut self, now: Instant) -> bool {
-        if self.looked.is_none_or(|looked| now.duration_since(looked) > LOOK_AGAIN) {
-            let count = fs::read_to_string(COUNT).ok().and_then(|text| text.trim().parse::<u64>().ok());
-            self.tracks = count.is_some_and(|count| count > 0);
-            self.looked = Some(now);
-        }
+    /// Asks only until it knows: of a table that is empty for a moment nothing follows for the next.
+    fn tracks(&mut self, count: impl FnOnce() -> io::Result<String>) -> bool {
+        self.tracks =
+            self.tracks || count().is_ok_and(|count| count.trim().parse::<u64>().is_ok_and(|count| count > 0));
         self.tracks
     }
 
@@ -173,6 +170,16 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::dataplane::reset::endpoint;
+
+    #[test]
+    fn a_host_that_has_tracked_is_taken_to_track_although_nothing_is_tracked_at_this_moment() {
+        let (mut state, says) = (State::default(), |count: &str| Ok(format!("{count}\n")));
+        assert!(!state.tracks(|| Err(io::ErrorKind::NotFound.into())));
+        assert!(!state.tracks(|| says("0")));
+        assert!(state.tracks(|| says("3")), "asked again at once");
+        assert!(state.tracks(|| says("0")));
+        assert!(state.tracks(|| Err(io::ErrorKind::NotFound.into())));
+    }
 
     #[test]
     fn a_message_names_the_connection_as_the_kernel_expects() {
