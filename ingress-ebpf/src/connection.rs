@@ -147,7 +147,7 @@ pub const RST_SENT: u32 = 4;
 pub const FIRST_FLIGHT_ACKED: u32 = 8;
 /// A SYN of a new connection on the same tuple has removed the flow entry.
 pub const REUSED: u32 = 16;
-/// This sender's FIN came before the other's: the end that will hold TIME_WAIT.
+/// This sender's FIN came without an acknowledgement of the other's: an end that will hold TIME_WAIT. Both do whose FINs cross.
 pub const FIN_FIRST: u32 = 32;
 /// Since the handoff: this sender's packets leave where the addresses alone lead, so they move when the route moves.
 pub const FOLLOWS: u32 = 64;

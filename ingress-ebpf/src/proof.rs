@@ -61,7 +61,7 @@ pub fn observe(own: &mut Half, other: &Half, packet: &Packet, now: u64) -> bool 
     mark(own, |own_fin, flags| {
         let acked = if other_flags & FIN_SENT != 0 && packet.ack == other_fin { FIN_ACKED } else { 0 };
         if fin != 0 {
-            let first = if other_flags & FIN_SENT == 0 { FIN_FIRST } else { 0 };
+            let first = if acked == 0 { FIN_FIRST } else { 0 };
             (end, flags | FIN_SENT | first | acked)
         } else if flags & FIN_SENT != 0 && before(own_fin, end) {
             // Data beyond a FIN: that FIN was not the peer's.

@@ -104,7 +104,7 @@ fn a_byte_beyond_the_known_window_does_not_end_all_proof() {
 }
 
 #[test]
-fn ends_that_close_at_once_are_both_heard() {
+fn ends_that_close_at_once_are_both_heard_and_both_hold_time_wait() {
     let (mut client, mut backend) = halves();
     let high = client.high;
     assert!(observe(&mut client, &backend, &with(FIN, data(high, START_BACKEND, 0)), 1));
@@ -113,7 +113,7 @@ fn ends_that_close_at_once_are_both_heard() {
     assert!(!Connection::ended(client.flags, backend.flags));
     assert!(observe(&mut backend, &client, &data(START_BACKEND + 1, high.wrapping_add(1), 0), 4));
     assert!(Connection::ended(client.flags, backend.flags));
-    assert_eq!((client.flags & FIN_FIRST, backend.flags & FIN_FIRST), (FIN_FIRST, 0));
+    assert_eq!((client.flags & FIN_FIRST, backend.flags & FIN_FIRST), (FIN_FIRST, FIN_FIRST));
 }
 
 /// Two ends that talk past us, over a network that loses, repeats and reorders.
@@ -205,6 +205,10 @@ impl Talk {
         self.say(0, client, backend, 0, FIN);
         self.say(1, backend, client + 1, 0, FIN);
         self.say(0, client + 1, backend + 1, 0, 0);
+        assert_eq!(self.halves.map(|half| half.flags & FIN_FIRST), [FIN_FIRST, 0]);
+        // Again, since the answer was lost: that does not make it the first.
+        self.say(1, backend, client + 1, 0, FIN);
+        assert_eq!(self.halves.map(|half| half.flags & FIN_FIRST), [FIN_FIRST, 0]);
         let connection = self.connection();
         assert!(Connection::ended(connection.from_client.flags, connection.from_backend.flags));
         assert_eq!([connection.bytes_to_backend(), connection.bytes_to_client()], self.sent);

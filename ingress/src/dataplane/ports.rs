@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::view::PortStatus;
 
-/// How long a backend that closed first keeps its TIME_WAIT (RFC 9293 section 3.6.1 asks for 2 MSL; Linux takes 60 s).
+/// How long a backend that closed by itself keeps its TIME_WAIT (RFC 9293 section 3.6.1 asks for 2 MSL; Linux takes 60 s).
 const TIME_WAIT: Duration = Duration::from_secs(60);
 
 /// Free ports per backend address, cycling.
@@ -86,7 +86,7 @@ impl Ports {
         backends.entry(backend).or_insert_with(|| Backend::new(self.range)).set(self.range, port);
     }
 
-    /// Frees the port of a flow that has ended; `rest` if the backend closed first and holds TIME_WAIT.
+    /// Frees the port of a flow that has ended; `rest` if the backend holds it in TIME_WAIT.
     pub(super) fn free(&self, backend: SocketAddr, port: u16, rest: bool, now: Instant) {
         let mut backends = self.backends.lock();
         let Some(entry) = backends.get_mut(&backend) else { return };
