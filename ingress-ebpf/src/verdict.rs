@@ -4,7 +4,7 @@
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not IPv4 TCP, or no flow entry: the host's own business.
+    /// Not TCP, no flow entry, or a frame for another host: none of our business.
     Miss = 0,
     SplicedToBackend,
     SplicedToClient,

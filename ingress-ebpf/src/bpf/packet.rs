@@ -16,6 +16,8 @@ use ingress_ebpf::too_big::TooBig;
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
+/// linux/if_packet.h
+const PACKET_HOST: u32 = 0;
 const BPF_F_PSEUDO_HDR: u64 = 16;
 /// Where the checksum stands in TCP's header.
 pub(super) const TCP_CHECK: usize = 16;
@@ -169,6 +171,13 @@ impl Packet {
     #[inline(always)]
     pub(super) fn protocol(&self) -> u16 {
         self.field(|skb| skb.protocol) as u16
+    }
+
+    /// The frame is addressed to the device, as the stack judges it too. Not so one for a neighbour, which a switch that does not
+    /// know its port sends to all, nor one to a group.
+    #[inline(always)]
+    pub(super) fn is_addressed_to_device(&self) -> bool {
+        self.field(|skb| skb.pkt_type) == PACKET_HOST
     }
 
     /// A packet with a VLAN tag beside it is another network's: the VLAN device gets to see it without.

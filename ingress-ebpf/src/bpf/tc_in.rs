@@ -36,6 +36,10 @@ pub(crate) fn ingress_tc_in(context: TcContext) -> i32 {
     if admission::policy().is_some() && refuse(packet, packet) {
         return TC_ACT_SHOT;
     }
+    // A neighbour may own a connection with the same ends: it splices its frames, and the stack drops ours.
+    if !packet.is_addressed_to_device() {
+        return pass();
+    }
     match packet.family() {
         Family::Ipv4 => take::<Ethernet<Ipv4>>(packet),
         Family::Ipv6 => take::<Ethernet<Ipv6>>(packet),

@@ -11,7 +11,7 @@ use ingress_ebpf::flow::{Address, mapped};
 use ingress_ebpf::header::{ACK, FIN, SYN};
 use ingress_ebpf::verdict::Verdict;
 
-use super::frame::with_ip_options;
+use super::frame::{FROM_THEM, TO_US, with_ip_options};
 use super::rig::{Rig, flagged, packet, rig};
 use crate::config::{AdmissionConfig, ConnectionRate, Networks};
 use crate::dataplane::xdp::Rung;
@@ -170,7 +170,7 @@ fn v6(from: &str, to: &str, flags: u8, extensions: &[u8]) -> Vec<u8> {
         SocketAddr::V4(_) => panic!("{text} is IPv6"),
     };
     let ((source, source_port), (destination, destination_port)) = (parse(from), parse(to));
-    let mut bytes = [[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd].as_slice(), &[0x60, 0, 0, 0]].concat();
+    let mut bytes = [&TO_US[..], &FROM_THEM, &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
     bytes.extend((20 + 8 * extensions.len() as u16).to_be_bytes());
     bytes.extend([extensions.first().copied().unwrap_or(TCP), 64]);
     bytes.extend(source);

@@ -9,7 +9,7 @@ use ingress_ebpf::header::{ETHERNET_LEN, RST, SYN};
 use ingress_ebpf::names::PRIORITY_SYN;
 use ingress_ebpf::verdict::Verdict;
 
-use super::frame::Frame;
+use super::frame::{Frame, TO_US};
 use super::rig::{Rig, rig};
 use crate::dataplane::reset::endpoint;
 
@@ -55,7 +55,10 @@ fn read(text: &str) -> VecDeque<Captured> {
         let came_in = word() == "in";
         let hex = word();
         let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex");
-        Captured { network, came_in, bytes: (0..hex.len()).step_by(2).map(byte).collect() }
+        let mut bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+        // It arrives here now.
+        bytes[..6].copy_from_slice(&TO_US);
+        Captured { network, came_in, bytes }
     };
     text.lines().map(line).collect()
 }

@@ -2,7 +2,8 @@
 
 use ingress_ebpf::header::{ETHERNET_LEN, IPPROTO_TCP, IPV4_LEN, Ipv4, TCP_LEN, Tcp};
 
-pub(super) const TO_US: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Loopback's address, on which the kernel runs test packets.
+pub(super) const TO_US: [u8; 6] = [0; 6];
 pub(super) const FROM_THEM: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A packet in the words of its headers. Lengths and checksums are made by [`Frame::bytes`].

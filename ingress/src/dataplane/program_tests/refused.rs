@@ -41,6 +41,22 @@ fn odd_packets_of_a_live_flow_are_dropped_and_of_others_passed() {
 }
 
 #[test]
+fn a_frame_for_a_neighbour_or_for_a_group_is_none_of_ours() {
+    let Some(mut rig) = rig() else { return };
+    let live = from_client(0, 0, b"0123").bytes();
+    rig.install(&connection(), State::Spliced);
+    rig.listen("192.0.2.1:8443");
+    let before = rig.connection().from_client;
+    for to in [[2, 0, 0, 0, 0, 9], [0xff; 6], [1, 0, 0x5e, 0, 0, 18]] {
+        for bytes in [&live, &flagged(SYN, packet(CLIENT, "192.0.2.1:8443", 9, 0, b"")).bytes()] {
+            let frame = [&to, &bytes[6..]].concat();
+            assert_eq!(rig.arrives(&frame).verdict, Some(Verdict::Miss), "to {to:02x?}");
+        }
+    }
+    assert_eq!(rig.connection().from_client, before);
+}
+
+#[test]
 fn a_header_that_does_not_fit_its_packet_is_dropped() {
     let Some(mut rig) = rig() else { return };
     rig.install(&connection(), State::Spliced);

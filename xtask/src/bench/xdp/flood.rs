@@ -49,6 +49,8 @@ impl Way {
     }
 }
 
+/// The address of the flooded device.
+const PUB0: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const WINDOW: Duration = Duration::from_secs(2);
 /// Packets per system call.
 const BATCH: usize = 64;
@@ -125,7 +127,8 @@ fn by_nftables(way: Way, sender: &Namespace, proxy: &Namespace) -> Result<f64> {
 fn flood(sender: &Namespace, dropped: impl Fn() -> Result<u64>) -> Result<f64> {
     let device = sender.exec(|| nix::net::if_::if_nametoindex("eth0")).context("the sender's device")?;
     let socket = sender.exec(|| packet_socket(device)).context("opening a packet socket")?;
-    let packet = tcp(DENIED, LISTENER, SYN);
+    let mut packet = tcp(DENIED, LISTENER, SYN);
+    packet[..6].copy_from_slice(&PUB0);
     let mut part = libc::iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
     // SAFETY: all zeroes is a valid mmsghdr.
     let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };

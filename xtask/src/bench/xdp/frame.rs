@@ -22,6 +22,8 @@ pub(super) enum Case {
 pub(super) const LISTENER: ([u8; 4], u16) = ([192, 0, 2, 1], 443);
 pub(super) const PRIVATE_PORT: u16 = 9876;
 pub(super) const DENIED: [u8; 4] = [198, 51, 100, 9];
+/// To loopback, on which the kernel runs test packets.
+const ETHERNET: [u8; 12] = [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2];
 const CLIENT: [u8; 4] = [203, 0, 113, 9];
 
 impl Case {
@@ -85,7 +87,7 @@ impl Case {
 
 /// 64 bytes of Ethernet, IPv4 and TCP, the latter without a checksum: nobody gets to look at it.
 pub(super) fn tcp(from: [u8; 4], (to, port): ([u8; 4], u16), flags: u8) -> Vec<u8> {
-    let mut packet = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    let mut packet = [&ETHERNET[..], &[8, 0]].concat();
     packet.extend([0x45, 0, 0, 50, 0, 1, 0x40, 0, 64, 6, 0, 0]);
     packet.extend(from);
     packet.extend(to);
@@ -101,7 +103,7 @@ pub(super) fn tcp(from: [u8; 4], (to, port): ([u8; 4], u16), flags: u8) -> Vec<u
 fn ipv6(extensions: u8) -> Vec<u8> {
     const DESTINATION_OPTIONS: u8 = 60;
     let next = |left: u8| if left == 0 { 6 } else { DESTINATION_OPTIONS };
-    let mut packet = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
+    let mut packet = [&ETHERNET[..], &[0x86, 0xdd]].concat();
     packet.extend([0x60, 0, 0, 0, 0, 20 + 8 * extensions, next(extensions), 64]);
     packet.extend([0x20, 1, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
     packet.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
