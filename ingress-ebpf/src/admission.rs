@@ -10,7 +10,7 @@ mod tests;
 use crate::flow::Address;
 use crate::header::{ACK, FIN, IPPROTO_TCP, RST, SYN, TCP_LEN};
 use crate::verdict::Verdict;
-use parse::{Parsed, parse};
+use parse::{Found, Parsed, parse};
 
 /// What the operator asks for. The one value of `ingress_policy`, written whole by the daemon at each change.
 #[repr(C)]
@@ -65,6 +65,13 @@ pub trait Bytes {
     /// Fills `into` with the bytes at `offset`; `None`: the packet ends before.
     fn load<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()>;
 
+    /// The same, for an `offset` that varies from packet to packet: slower, but one way only, where [`Bytes::load`] may have two, and
+    /// the verifier follows each way to the end of the program.
+    #[inline(always)]
+    fn load_anywhere<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
+        self.load(offset, into)
+    }
+
     /// `Some`: the packet begins with its IP header, and this would be its EtherType, in network byte order.
     #[inline(always)]
     fn unlinked(&self) -> Option<u16> {
@@ -94,14 +101,15 @@ pub trait Tables {
 #[inline(always)]
 pub fn judge(policy: &Policy, device: u32, packet: &impl Bytes, tables: &impl Tables) -> Option<Verdict> {
     let guarded = policy.flags & POLICY_PRIVATE_PORTS != 0 && device & DEVICE_PUBLIC != 0;
-    let found = match parse(packet) {
+    let mut found = Found::default();
+    match parse(packet, &mut found) {
         Parsed::Other => return None,
         // The stack would drop it too, uncounted.
         Parsed::Malformed => return Some(Verdict::DropMalformed),
         // Behind headers that nobody sends there may be a private port.
         Parsed::Unreadable => return guarded.then_some(Verdict::DropUnreadable),
-        Parsed::Found(found) => found,
-    };
+        Parsed::Found => {}
+    }
     if guarded && tables.is_private_port(found.destination_port) {
         return Some(Verdict::DropPrivatePort);
     }
@@ -111,11 +119,7 @@ pub fn judge(policy: &Policy, device: u32, packet: &impl Bytes, tables: &impl Ta
 
     // Whether a listener is meant is asked last, because that takes the most time.
     let is_ours = || tables.is_listener(&found.destination, found.destination_port);
-    let mut bits = [0u8; 2];
-    if found.len < TCP_LEN || packet.load(found.offset + 12, &mut bits).is_none() {
-        return is_ours().then_some(Verdict::DropMalformed);
-    }
-    let [offset, flags] = bits;
+    let [offset, flags] = found.offset_and_flags;
     let header_len = (offset >> 4) as usize * 4;
     if header_len < TCP_LEN || (!found.fragment && header_len > found.len) {
         return is_ours().then_some(Verdict::DropMalformed);

@@ -2,7 +2,7 @@
 
 use super::{Bytes, Plain};
 use crate::flow::{Address, mapped};
-use crate::header::{ETHERNET_LEN, IPPROTO_TCP, Ipv4};
+use crate::header::{ETHERNET_LEN, IPPROTO_TCP, Ipv4, TCP_LEN};
 
 /// What a packet turned out to be.
 pub(super) enum Parsed {
@@ -12,20 +12,22 @@ pub(super) enum Parsed {
     Malformed,
     /// TCP or UDP may be in it, but not where this parser looks.
     Unreadable,
-    Found(Found),
+    Found,
 }
 
 /// TCP or UDP, and where it is going.
+// Not a part of `Parsed`: what the compiler makes of a value that is there on some ways only, older verifiers take for uninitialised memory.
+#[derive(Default)]
 pub(super) struct Found {
     pub(super) source: Address,
     pub(super) destination: Address,
     /// Network byte order.
     pub(super) destination_port: [u8; 2],
     pub(super) protocol: u8,
-    /// Where its header starts in the packet.
-    pub(super) offset: usize,
     /// Bytes of it in this packet.
     pub(super) len: usize,
+    /// Of TCP's header: where its payload starts, and its flags. Zero where the packet ends before.
+    pub(super) offset_and_flags: [u8; 2],
     /// The first of several: it need not hold all of the header.
     pub(super) fragment: bool,
 }
@@ -48,25 +50,48 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 const IPPROTO_UDP: u8 = 17;
+/// Where they stand in TCP's header (RFC 9293 section 3.1).
+const TCP_OFFSET_AND_FLAGS: usize = 12;
 
-/// Extension headers (RFC 8200 section 4, RFC 4302).
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
+
+/// How long an extension header is: (length field & `mask` + `more`) * `unit` bytes. A `unit` of 0: it is none.
+#[derive(Clone, Copy)]
+struct Extension {
+    unit: u8,
+    more: u8,
+    mask: u8,
+}
+
+/// By number (RFC 8200 section 4, RFC 4302). A table, because the verifier follows each arm of a `match`, and all that comes after it, for
+/// each header that a packet can have.
+static EXTENSIONS: [Extension; 256] = {
+    const EIGHTS: Extension = Extension { unit: 8, more: 1, mask: 0xff };
+    let mut all = [Extension { unit: 0, more: 0, mask: 0 }; 256];
+    all[HOP_BY_HOP as usize] = EIGHTS;
+    all[ROUTING as usize] = EIGHTS;
+    all[DESTINATION_OPTIONS as usize] = EIGHTS;
+    // It has no length field.
+    all[FRAGMENT as usize] = Extension { mask: 0, ..EIGHTS };
+    all[AUTHENTICATION as usize] = Extension { unit: 4, more: 2, mask: 0xff };
+    all
+};
 /// RFC 8200 recommends an order of six at most.
 const MOST_EXTENSIONS: usize = 6;
 /// Priority tags in one packet; Linux unwraps any number.
 const MOST_TAGS: usize = 2;
 
 #[inline(always)]
-pub(super) fn parse(packet: &impl Bytes) -> Parsed {
+pub(super) fn parse(packet: &impl Bytes, found: &mut Found) -> Parsed {
     if packet.is_of_vlan() {
         return Parsed::Other;
     }
     if let Some(kind) = packet.unlinked() {
-        return network(packet, kind, 0);
+        return network(packet, kind, 0, found);
     }
     let mut kind = 0u16;
     let mut offset = ETHERNET_LEN;
@@ -75,8 +100,9 @@ pub(super) fn parse(packet: &impl Bytes) -> Parsed {
     }
     // A constant offset, so that the compiler can read most packets directly.
     if !is_tag(kind) {
-        return network(packet, kind, ETHERNET_LEN);
+        return network(packet, kind, ETHERNET_LEN, found);
     }
+    let packet = &Anywhere(packet);
     for _ in 0..MOST_TAGS {
         if !is_tag(kind) {
             break;
@@ -92,14 +118,34 @@ pub(super) fn parse(packet: &impl Bytes) -> Parsed {
         }
         (kind, offset) = (inner, offset + 4);
     }
-    network(packet, kind, offset)
+    network(packet, kind, offset, found)
+}
+
+/// A packet in which something stands before what is looked for, as in few.
+struct Anywhere<'a, B>(&'a B);
+
+impl<B: Bytes> Bytes for Anywhere<'_, B> {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
+        self.0.load_anywhere(offset, into)
+    }
+
+    #[inline(always)]
+    fn is_of_vlan(&self) -> bool {
+        self.0.is_of_vlan()
+    }
 }
 
 #[inline(always)]
-fn network(packet: &impl Bytes, kind: u16, offset: usize) -> Parsed {
+fn network(packet: &impl Bytes, kind: u16, offset: usize, found: &mut Found) -> Parsed {
     match u16::from_be(kind) {
-        ETH_P_IP => ipv4(packet, offset),
-        ETH_P_IPV6 => ipv6(packet, offset),
+        ETH_P_IP => ipv4(packet, offset, found),
+        ETH_P_IPV6 => ipv6(packet, offset, found),
         ETH_P_8021Q | ETH_P_8021AD => Parsed::Unreadable,
         _ => Parsed::Other,
     }
@@ -111,7 +157,7 @@ const fn is_tag(kind: u16) -> bool {
 }
 
 #[inline(always)]
-fn ipv4(packet: &impl Bytes, offset: usize) -> Parsed {
+fn ipv4(packet: &impl Bytes, offset: usize, found: &mut Found) -> Parsed {
     let mut ip = Ipv4::default();
     if packet.load(offset, &mut ip).is_none() {
         return Parsed::Malformed;
@@ -124,20 +170,16 @@ fn ipv4(packet: &impl Bytes, offset: usize) -> Parsed {
     if ip.is_later_fragment() {
         return Parsed::Other;
     }
-    let found = Found {
-        source: mapped(ip.source.to_ne_bytes()),
-        destination: mapped(ip.destination.to_ne_bytes()),
-        destination_port: [0; 2],
-        protocol: ip.protocol,
-        offset: offset + header_len,
-        len: len - header_len,
-        fragment: ip.is_fragment(),
-    };
-    ports(packet, found)
+    found.source = mapped(ip.source.to_ne_bytes());
+    found.destination = mapped(ip.destination.to_ne_bytes());
+    found.protocol = ip.protocol;
+    found.len = len - header_len;
+    found.fragment = ip.is_fragment();
+    transport(packet, offset + header_len, found)
 }
 
 #[inline(always)]
-fn ipv6(packet: &impl Bytes, offset: usize) -> Parsed {
+fn ipv6(packet: &impl Bytes, offset: usize, found: &mut Found) -> Parsed {
     let mut ip = Ipv6::default();
     if packet.load(offset, &mut ip).is_none() {
         return Parsed::Malformed;
@@ -151,56 +193,56 @@ fn ipv6(packet: &impl Bytes, offset: usize) -> Parsed {
     if u32::from_be(ip.version_flow) >> 28 != 6 {
         return Parsed::Malformed;
     }
-    let (mut next, mut at, mut fragment) = (ip.next_header, IPV6_LEN, false);
+    found.source = ip.source;
+    found.destination = ip.destination;
+    let (mut next, mut at) = (ip.next_header, IPV6_LEN);
+    if EXTENSIONS[next as usize].unit == 0 {
+        (found.protocol, found.len) = (next, len - at);
+        return transport(packet, offset + at, found);
+    }
+    let packet = &Anywhere(packet);
     for _ in 0..MOST_EXTENSIONS {
-        let mut head = [0u8; 4];
-        let known = matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS);
-        if !known {
+        let Extension { unit, more, mask } = EXTENSIONS[next as usize];
+        if unit == 0 {
             break;
         }
+        let mut head = [0u8; 4];
         if packet.load(offset + at, &mut head).is_none() {
             return Parsed::Unreadable;
         }
-        let [following, words, ..] = head;
+        let [following, length, ..] = head;
         if next == FRAGMENT {
             if u16::from_be_bytes([head[2], head[3]]) & !7 != 0 {
                 return Parsed::Other;
             }
-            fragment = true;
+            found.fragment = true;
         }
-        at += match next {
-            FRAGMENT => 8,
-            AUTHENTICATION => (words as usize + 2) * 4,
-            _ => (words as usize + 1) * 8,
-        };
+        at += ((length & mask) as usize + more as usize) * unit as usize;
         next = following;
     }
-    if matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) || at > len {
+    if EXTENSIONS[next as usize].unit != 0 || at > len {
         return Parsed::Unreadable;
     }
-    let found = Found {
-        source: ip.source,
-        destination: ip.destination,
-        destination_port: [0; 2],
-        protocol: next,
-        offset: offset + at,
-        len: len - at,
-        fragment,
-    };
-    ports(packet, found)
+    (found.protocol, found.len) = (next, len - at);
+    transport(packet, offset + at, found)
 }
 
+/// `offset`: where the header of TCP or UDP starts in the packet.
 #[inline(always)]
-fn ports(packet: &impl Bytes, found: Found) -> Parsed {
+fn transport(packet: &impl Bytes, offset: usize, found: &mut Found) -> Parsed {
     if found.protocol != IPPROTO_TCP && found.protocol != IPPROTO_UDP {
         return Parsed::Other;
     }
-    let mut both = [0u8; 4];
-    if found.len < both.len() || packet.load(found.offset, &mut both).is_none() {
+    let mut ports = [0u8; 4];
+    if found.len < ports.len() || packet.load(offset, &mut ports).is_none() {
         return Parsed::Unreadable;
     }
-    let [_, _, high, low] = both;
-    Parsed::Found(Found { destination_port: [high, low], ..found })
+    let [_, _, high, low] = ports;
+    found.destination_port = [high, low];
+    if found.protocol == IPPROTO_TCP && found.len >= TCP_LEN {
+        let _ = packet.load(offset + TCP_OFFSET_AND_FLAGS, &mut found.offset_and_flags);
+    }
+    Parsed::Found
 }
 
 /// The length of the IP packet at `offset`: as stated, unless that is more than there is. A host's own larger packets

@@ -54,6 +54,11 @@ impl Bytes for Packet {
     }
 
     #[inline(always)]
+    fn load_anywhere<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
+        Packet::load(self, offset, into)
+    }
+
+    #[inline(always)]
     fn is_of_vlan(&self) -> bool {
         Packet::vlan(self) != 0
     }
@@ -71,6 +76,11 @@ impl Bytes for Unlinked {
     #[inline(always)]
     fn load<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
         Bytes::load(&self.0, offset, into)
+    }
+
+    #[inline(always)]
+    fn load_anywhere<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
+        self.0.load_anywhere(offset, into)
     }
 
     #[inline(always)]

@@ -52,6 +52,12 @@ impl Bytes for Frame<'_> {
             *into = unsafe { (start as *const T).read() };
             return Some(());
         }
+        self.load_anywhere(offset, into)
+    }
+
+    #[inline(always)]
+    fn load_anywhere<T: Plain>(&self, offset: usize, into: &mut T) -> Option<()> {
+        let size = size_of::<T>();
         // SAFETY: the helper writes exactly `size` bytes or fails.
         let result = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset as u32, (&raw mut *into).cast(), size as u32) };
         (result == 0).then_some(())

@@ -171,6 +171,11 @@ impl Loaded {
         self.bpf.program(name).and_then(|program| program.try_into().ok()).expect("the object holds all programs")
     }
 
+    #[cfg(test)]
+    pub(super) fn info(&self, name: &str) -> Result<aya::programs::ProgramInfo, ProgramError> {
+        self.bpf.program(name).expect("the object holds all programs").info()
+    }
+
     /// See [`xdp::adopt`].
     pub(super) fn adopt_xdp(&mut self, ifindex: u32, rungs: &[Rung]) -> Option<Rung> {
         if self.no_xdp.is_some() {

@@ -14,3 +14,4 @@ mod six;
 mod splice;
 mod too_big;
 mod verdicts;
+mod verifier;

@@ -150,6 +150,12 @@ impl Rig {
         self.admission.set_device(DEVICE, bits).expect("room for a device");
     }
 
+    /// Instructions that the verifier followed until it let the program in.
+    pub(super) fn verified_instructions(&self, name: &str) -> u32 {
+        let info = self.loaded.info(name).expect("a loaded program has information");
+        info.verified_instruction_count().expect("kernels since 5.16 tell")
+    }
+
     /// Installs `connection` in [`SLOT`] with both its entries, and its twin.
     pub(super) fn install(&mut self, connection: &Connection, state: State) {
         self.slots.write(SLOT, connection, state);
