@@ -47,6 +47,8 @@ pub const DEVICE_PUBLIC: u32 = 1;
 pub const DEVICE_PRIVATE: u32 = 2;
 /// Its XDP program judges, so that tc ingress need not.
 pub const DEVICE_XDP: u32 = 4;
+/// Segments may come by it in lists, each with its own headers, of which a program sees the first.
+pub const DEVICE_LISTS: u32 = 8;
 
 /// Key of `ingress_drops`: packets that admission dropped on one device for one reason.
 #[repr(C)]

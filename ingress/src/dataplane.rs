@@ -13,6 +13,7 @@ mod labels;
 mod links;
 mod loader;
 mod narrow;
+mod offloads;
 mod path;
 mod pin_lock;
 mod pinned_link;

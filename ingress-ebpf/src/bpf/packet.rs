@@ -245,6 +245,18 @@ impl Packet {
         Some((ip::key(ip, ports[0], ports[1]), odd))
     }
 
+    /// Makes one packet of segments that GRO has gathered in a list (`SKB_GSO_FRAGLIST`), whose other headers no program reaches: with a
+    /// byte of the second segment, the first is none any more, and all are cut anew, by the first one's headers (Linux 17bd3bd82f9f,
+    /// `tcp4_gso_segment`). `headers`: bytes before the payload.
+    #[inline(always)]
+    pub(super) fn break_list(&self, headers: u32) -> Option<()> {
+        let first = headers.wrapping_add(self.segment_payload());
+        if self.len() <= first {
+            return Some(());
+        }
+        self.pull(first as usize + 1)
+    }
+
     /// Changes both headers of a plain TCP packet where they lie, and repairs the TCP checksum by the difference.
     #[inline(always)]
     pub(super) fn rewrite<L: Layout>(&self, change: impl FnOnce(&mut L::Ip, &mut Tcp) -> Difference) -> Option<()> {

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_check_mtu, bpf_ktime_get_ns};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
-use ingress_ebpf::admission::Bytes;
+use ingress_ebpf::admission::{Bytes, DEVICE_LISTS};
 use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, REUSED, State};
 use ingress_ebpf::event::Kind;
 use ingress_ebpf::flow::{
@@ -361,6 +361,12 @@ fn on_flow<L: Layout>(
         return (Verdict::DropNarrow, Exit::NONE);
     }
 
+    if packet.segment_payload() != 0
+        && admission::device(packet.device()) & DEVICE_LISTS != 0
+        && packet.break_list(L::TCP as u32 + header_len as u32).is_none()
+    {
+        return (Verdict::DropRewriteFailed, Exit::NONE);
+    }
     let translation = Translation::of(connection, direction);
     if packet.rewrite::<L>(|ip, tcp| translation.apply(ip, tcp)).is_none() {
         return (Verdict::DropRewriteFailed, Exit::NONE);

@@ -11,7 +11,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
 use ingress_ebpf::admission::{
-    DEVICE_PRIVATE, DEVICE_PUBLIC, DEVICE_XDP, DropKey, POLICY_DENY, POLICY_PACE, POLICY_PRIVATE_PORTS, Pace, Policy,
+    DEVICE_LISTS, DEVICE_PRIVATE, DEVICE_PUBLIC, DEVICE_XDP, DropKey, POLICY_DENY, POLICY_PACE, POLICY_PRIVATE_PORTS,
+    Pace, Policy,
 };
 use ingress_ebpf::flow::Address;
 use ingress_ebpf::names::map;
@@ -84,6 +85,7 @@ impl Admission {
             None => 0,
         };
         let judged = judging && side != DEVICE_PRIVATE;
+        let bits = side | if device.has_lists { DEVICE_LISTS } else { 0 };
         if ifindex == 0 {
             let why = device.unfit.unwrap_or_default().to_owned();
             return Ok(judged.then(|| AdmissionStatus::open(config, why)));
@@ -91,7 +93,7 @@ impl Admission {
         let (rungs, mut why) = post.rungs(judged);
         let mut rung = loaded.adopt_xdp(ifindex, rungs);
         if rung.is_none() {
-            self.set_device(ifindex, side)?;
+            self.set_device(ifindex, bits)?;
             xdp::detach(loaded.pin_dir(), ifindex);
             if !rungs.is_empty() {
                 match loaded.attach_xdp(ifindex, rungs) {
@@ -101,7 +103,7 @@ impl Admission {
             }
         }
         if rung.is_some() {
-            self.set_device(ifindex, side | DEVICE_XDP)?;
+            self.set_device(ifindex, bits | DEVICE_XDP)?;
         }
         if !judged {
             return Ok(None);

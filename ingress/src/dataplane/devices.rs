@@ -1,5 +1,7 @@
 //! The network devices of this namespace (RTM_GETLINK, rtnetlink(7)), and which of them can carry the programs.
 
+use std::collections::HashMap;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::AsRawFd as _;
 
@@ -9,6 +11,7 @@ use netlink_packet_route::link::{
 };
 
 use super::dump::dump;
+use super::offloads::{Ethtool, Offloads, request};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
@@ -21,6 +24,10 @@ pub(super) struct Device {
     pub(super) has_vlans: bool,
     /// A bridge whose frames pass the chains for IP before they come to us (br_netfilter): conntrack goes on to see them.
     pub(super) is_tracked: bool,
+    /// Its packets may come out of large receive offload ([`Offloads::merges`]), its own or that of a device that it stands on.
+    pub(super) merges: bool,
+    /// Some device of this namespace gathers TCP segments in lists ([`Offloads::lists`]): this one, or one that this stands on.
+    pub(super) has_lists: bool,
 }
 
 /// What stands before the IP header in a device's packets.
@@ -33,12 +40,7 @@ pub(super) enum Link {
 
 /// The MTU of a device, bytes (netdevice(7), SIOCGIFMTU).
 pub(super) fn mtu(index: u32) -> io::Result<u32> {
-    let name = nix::net::if_::if_indextoname(index)?;
-    // SAFETY: all zeroes is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes()) {
-        *to = *from as libc::c_char;
-    }
+    let mut request = request(&nix::net::if_::if_indextoname(index)?);
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM.cloexec(), None)?;
     // SAFETY: the kernel reads the name, which ends with a zero, and writes one int.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } != 0 {
@@ -51,18 +53,51 @@ pub(super) fn mtu(index: u32) -> io::Result<u32> {
 /// All of them, in the kernel's order.
 pub(super) fn all() -> io::Result<Vec<Device>> {
     let mut devices: Vec<Device> = Vec::new();
-    let (mut vlan_parents, mut bridges) = (Vec::new(), Vec::new());
+    let (mut vlan_parents, mut bridges, mut stands_on) = (Vec::new(), Vec::new(), Vec::new());
     for answer in dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
         let RouteNetlinkMessage::NewLink(link) = answer else { continue };
         vlan_parents.extend(vlan_parent(&link));
         bridges.extend(bridge(&link).map(|_| link.header.index));
+        stands_on.extend(supports(&link));
         devices.extend(device(&link));
     }
+    let offloads = offloads(&devices);
+    note_offloads(&mut devices, &offloads, &stands_on);
     for device in &mut devices {
         device.has_vlans = vlan_parents.contains(&device.index);
         device.is_tracked |= bridges.contains(&device.index) && all_bridges_are_filtered();
     }
     Ok(devices)
+}
+
+/// By index. A device that cannot be asked has none.
+fn offloads(devices: &[Device]) -> HashMap<u32, Offloads> {
+    let names = devices.iter().filter_map(|device| Some((device.index, CString::new(device.name.as_str()).ok()?)));
+    let names: Vec<(u32, CString)> = names.collect();
+    let Some(ethtool) = names.iter().find_map(|(_, name)| Ethtool::open(name).ok()) else { return HashMap::new() };
+    names.into_iter().filter_map(|(index, name)| Some((index, ethtool.offloads(&name).ok()?))).collect()
+}
+
+/// `stands_on`: pairs as of [`supports`].
+fn note_offloads(devices: &mut [Device], offloads: &HashMap<u32, Offloads>, stands_on: &[(u32, u32)]) {
+    let has_lists = offloads.values().any(|offloads| offloads.lists);
+    for device in devices {
+        device.merges = merges(device.index, MOST_NESTED, offloads, stands_on);
+        device.has_lists = has_lists;
+    }
+}
+
+/// The kernel's own limit (`MAX_NEST_DEV`).
+const MOST_NESTED: u8 = 8;
+
+/// What stands on others merges nothing itself, whatever it says: a bond has it switched on always, as a leave for its members.
+fn merges(device: u32, depth: u8, offloads: &HashMap<u32, Offloads>, stands_on: &[(u32, u32)]) -> bool {
+    let mut below = stands_on.iter().filter(|(upper, _)| *upper == device).map(|(_, lower)| *lower).peekable();
+    match (below.peek(), depth.checked_sub(1)) {
+        (Some(_), Some(depth)) => below.any(|lower| merges(lower, depth, offloads, stands_on)),
+        (Some(_), None) => false,
+        (None, _) => offloads.get(&device).is_some_and(|offloads| offloads.merges),
+    }
 }
 
 /// One of `all`, or a device that stands for its absence.
@@ -75,6 +110,8 @@ pub(super) fn named(all: &[Device], name: &str) -> Device {
         unfit: Some("no such device"),
         has_vlans: false,
         is_tracked: false,
+        merges: false,
+        has_lists: false,
     })
 }
 
@@ -100,7 +137,16 @@ fn device(message: &LinkMessage) -> Option<Device> {
         None
     };
     let is_tracked = bridge(message).is_some_and(|options| options.iter().any(calls_ip_chains));
-    Some(Device { name, index: message.header.index, link, unfit, has_vlans: false, is_tracked })
+    Some(Device {
+        name,
+        index: message.header.index,
+        link,
+        unfit,
+        has_vlans: false,
+        is_tracked,
+        merges: false,
+        has_lists: false,
+    })
 }
 
 /// `None`: it is none.
@@ -133,6 +179,16 @@ fn is(message: &LinkMessage, what: &LinkInfo) -> bool {
         .attributes
         .iter()
         .any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(what)))
+}
+
+/// Pairs of an upper device and a lower one, by whose packets it lives: a VLAN and its parent, a bond or bridge and a member.
+fn supports(link: &LinkMessage) -> impl Iterator<Item = (u32, u32)> {
+    let index = link.header.index;
+    let controllers = link.attributes.iter().filter_map(move |attribute| {
+        let LinkAttribute::Controller(upper) = attribute else { return None };
+        Some((*upper, index))
+    });
+    controllers.chain(vlan_parent(link).map(|lower| (index, lower)))
 }
 
 /// The device that this one, a VLAN, stands on.
@@ -168,6 +224,24 @@ mod tests {
         assert_eq!(link(LinkInfo::PortKind(InfoPortKind::Vrf)), None);
         assert!(link(LinkInfo::PortKind(InfoPortKind::Bridge)).is_some_and(|why| why.contains("bridge")));
         assert!(link(LinkInfo::Kind(InfoKind::Vrf)).is_some_and(|why| why.contains("VRF")));
+    }
+
+    #[test]
+    fn merged_packets_reach_what_stands_on_a_device_and_lists_reach_all() {
+        let device = |index| Device { index, ..named(&[], "eth0") };
+        let mut devices: Vec<Device> = (1..=5).map(device).collect();
+        let offloads = |merges, lists| Offloads { merges, lists };
+        // 2, a VLAN, stands on 1, a bond that stands on 3 and 4; 5 by itself.
+        let stands_on = [(1, 3), (1, 4), (2, 1)];
+        let leave = (1, offloads(true, false));
+        let mut seen = |known| {
+            note_offloads(&mut devices, &HashMap::from_iter(known), &stands_on);
+            devices.iter().map(|device| (device.merges, device.has_lists)).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(vec![leave]), [(false, false); 5]);
+        let merging = seen(vec![leave, (4, offloads(true, false))]);
+        assert_eq!(merging, [(true, false), (true, false), (false, false), (true, false), (false, false)]);
+        assert_eq!(seen(vec![(5, offloads(false, true))]), [(false, true); 5]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use ingress_tests::backend::Backend;
 use ingress_tests::client::Curl;
+use ingress_tests::counters::tcp_counter;
 use ingress_tests::forge::{ACK, FrameSocket, Segment};
 use ingress_tests::lab::{Host, LabOptions, S1_BACKENDS};
 use ingress_tests::netns::Namespace;
@@ -91,6 +92,41 @@ fn frames_of_another_vlan_or_for_a_neighbour_do_not_touch_a_flow() -> Result<()>
     wait_until(PATIENCE, "the last one is forwarded", || unproven().is_ok_and(|n| n >= before + 2))?;
     assert_eq!(unproven()?, before + 2);
     talk.finish()?;
+    node.all_in_kernel()
+}
+
+/// Where `rx-gro-list` is on, GRO gathers segments in a list, each with its own headers: since Linux 6.10 those of TCP too, unless a
+/// socket of the host waits for them.
+#[test]
+fn segments_that_a_device_gathers_in_a_list_are_translated_each() -> Result<()> {
+    lists_are_translated("10.5.0.1:443".parse()?, "10.6.0.2:443".parse()?)
+}
+
+#[test]
+fn segments_that_a_device_gathers_in_a_list_are_translated_each_over_ipv6() -> Result<()> {
+    lists_are_translated("[fd00:5::1]:443".parse()?, "[fd00:6::2]:443".parse()?)
+}
+
+fn lists_are_translated(listener: SocketAddr, to: SocketAddr) -> Result<()> {
+    require!("nginx", "curl", "ethtool");
+    let s1 = S1::without_backends(&LabOptions { backends: vec![S1_BACKENDS[0]], ipv6: true, ..LabOptions::default() })?;
+    let (client, proxy, backend) = (&s1.lab.clients[0].ns, &s1.lab.proxy.ns, &s1.lab.backends[0]);
+    cable(client, (proxy, "to_client"), 5)?;
+    cable(&backend.ns, (proxy, "to_backend"), 6)?;
+    let web = nginx(&s1, backend)?;
+    let mut config = config(&s1, to);
+    config["listeners"]["tls"] = json!({ "bind": [listener.to_string()] });
+    let node = s1.node_with(config)?;
+    // The daemon hears of it.
+    for device in ["to_client", "to_backend"] {
+        proxy.run("ethtool", &["-K", device, "rx-gro-list", "on"])?;
+    }
+    move_files(&Curl::new(client, listener, NAME, s1.ca()), &web)?;
+    // With the other side's numbers, all but the first segment of each list would have to be sent again, by themselves.
+    for (who, ns) in [("client", client), ("backend", &backend.ns)] {
+        let again = tcp_counter(ns, "Tcp", "RetransSegs")?;
+        assert!(again < 100, "{again} segments of the {who} were sent again");
+    }
     node.all_in_kernel()
 }
 
@@ -244,6 +280,22 @@ fn interface(node: &Node, name: &str) -> Result<Value> {
 }
 
 /// A VLAN on top of a device at either end.
+/// Joins a host and the proxy without a switch between, which would hand on each segment by itself. The host sends them one by one, the
+/// proxy's GRO merges them, and each has to be whole again where it leaves.
+fn cable(host: &Namespace, (proxy, device): (&Namespace, &str), network: u8) -> Result<()> {
+    host.ip_batch(&format!("link add direct0 type veth peer name {device} netns {}\n", proxy.name()))?;
+    for (ns, device, number) in [(proxy, device, 1), (host, "direct0", 2)] {
+        ns.ip_batch(&format!(
+            "addr add 10.{network}.0.{number}/24 dev {device}\n\
+             addr add fd00:{network}::{number}/64 dev {device} nodad\n\
+             link set {device} up\n"
+        ))?;
+    }
+    let unsegmented = ["tso", "off", "gso", "off"];
+    host.run("ethtool", &[&["-K", "direct0"], &unsegmented[..]].concat())?;
+    proxy.run("ethtool", &[&["-K", device, "gro", "on"], &unsegmented[..]].concat()).map(drop)
+}
+
 fn vlan(a: (&Namespace, &str, &str), b: (&Namespace, &str, &str), id: u16) -> Result<()> {
     for (ns, device, address) in [a, b] {
         ns.ip_batch(&format!(

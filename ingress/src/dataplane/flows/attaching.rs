@@ -34,6 +34,23 @@ impl Attached {
         self.status.ifindex == device && self.status.attached != "none"
     }
 
+    /// Packets of connections that are in the kernel already are spliced all the same: most drivers say well enough of what LRO has
+    /// merged how it is to be cut again.
+    pub(super) fn takes_handoffs(&self, device: u32) -> bool {
+        self.carries(device) && !self.device.merges
+    }
+
+    /// What keeps new connections in userspace although it carries the programs.
+    pub(super) fn drawback(&self) -> Option<String> {
+        let name = &self.device.name;
+        (self.carries(self.device.index) && self.device.merges).then(|| {
+            format!(
+                "{name}: large receive offload is on, and what it has merged cannot be sent on for certain: new connections over it are \
+                 relayed until `ethtool -K {name} lro off` (of a VLAN, bond or bridge, on the devices that it stands on)"
+            )
+        })
+    }
+
     pub(super) fn is_tracked(&self, device: u32) -> bool {
         self.device.index == device && self.device.is_tracked
     }
@@ -160,6 +177,9 @@ impl Flows {
             if known.is_none_or(|known| known.status != attached.status) {
                 tell(&attached.status);
             }
+            if let Some(drawback) = attached.drawback() {
+                tracing::warn!("{drawback}");
+            }
             after.push(attached);
         }
         // Live connections may come by a device that nobody wants any more: it keeps its programs as long as it can.
@@ -215,5 +235,30 @@ fn tell(status: &InterfaceStatus) {
     match status.opening() {
         Some(opening) => tracing::error!("{opening}"),
         None => tracing::info!(interface, mode = admission.mode, why, "admission"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_that_merges_segments_carries_the_programs_and_takes_no_handoffs() {
+        let device = |merges| Device { index: 3, merges, ..devices::named(&[], "eth0") };
+        let attached = |merges, attached: &str| {
+            let (name, attached) = ("eth0".to_owned(), attached.to_owned());
+            let status = InterfaceStatus { name, ifindex: 3, attached, why: None, admission: None };
+            Attached { device: device(merges), status }
+        };
+        let plain = attached(false, "tcx");
+        assert!(plain.carries(3) && plain.takes_handoffs(3) && plain.drawback().is_none());
+        let merging = attached(true, "tcx");
+        assert!(merging.carries(3) && !merging.takes_handoffs(3));
+        assert!(merging.drawback().is_some_and(|why| why.contains("ethtool -K eth0 lro off")));
+        let bare = attached(true, "none");
+        assert!(
+            !bare.carries(3) && !bare.takes_handoffs(3) && bare.drawback().is_none(),
+            "why it is bare is said elsewhere"
+        );
     }
 }

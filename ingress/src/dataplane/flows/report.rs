@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ingress_ebpf::connection::{Connection, FIRST_FLIGHT_ACKED, State};
 use ingress_ebpf::verdict::Verdict;
 
+use super::attaching::Attached;
 use super::{Flows, idle, monotonic};
 use crate::dataplane::reset::socket_address;
 use crate::dataplane::view::{InterfaceStatus, KernelStatus};
@@ -27,8 +28,9 @@ impl Flows {
                 (verdict.as_str().to_owned(), packets)
             })
             .collect();
-        let mut interfaces: Vec<InterfaceStatus> =
-            self.interfaces.lock().iter().map(|attached| attached.status.clone()).collect();
+        let attached = self.interfaces.lock().clone();
+        let drawbacks: Vec<String> = attached.iter().filter_map(Attached::drawback).collect();
+        let mut interfaces: Vec<InterfaceStatus> = attached.into_iter().map(|attached| attached.status).collect();
         let admission = self.admission.lock();
         for interface in &mut interfaces {
             if let Some(status) = &mut interface.admission {
@@ -44,6 +46,7 @@ impl Flows {
             .filter(|i| i.attached == "none")
             .map(|i| format!("{}: {}", i.name, i.why.as_deref().unwrap_or("not attached")))
             .chain(interfaces.iter().filter_map(InterfaceStatus::opening))
+            .chain(drawbacks)
             .chain(trouble)
             .chain(interfaces.iter().flat_map(|interface| loaded.precursors(interface)))
             .chain(self.ports.shared_with_host())

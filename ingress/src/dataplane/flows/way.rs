@@ -72,7 +72,7 @@ impl Flows {
         if note.left_by == 0 {
             return Err(self.why_unseen(paths, leg, RelayReason::Device, now));
         }
-        if !self.carries(note.left_by) {
+        if !self.interfaces.lock().iter().any(|attached| attached.takes_handoffs(note.left_by)) {
             return Err(RelayReason::Device);
         }
         let bound = bound_device(leg.socket).map_err(failed)?;

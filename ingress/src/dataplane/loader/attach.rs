@@ -23,7 +23,7 @@ pub(in crate::dataplane) const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x1947
 impl Loaded {
     /// Attaches both tc programs to one device, or takes over what stands there.
     pub(in crate::dataplane) fn attach(&mut self, device: &Device) -> InterfaceStatus {
-        let Device { name, index, link, unfit, has_vlans: _, is_tracked: _ } = device;
+        let Device { name, index, link, unfit, has_vlans: _, is_tracked: _, merges: _, has_lists: _ } = device;
         let (device, ifindex) = (name.as_str(), *index);
         let attached = "none".to_owned();
         let mut status = InterfaceStatus { name: name.clone(), ifindex, attached, why: None, admission: None };
