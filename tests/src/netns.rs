@@ -44,6 +44,9 @@ impl Namespace {
         ip(&["netns", "add", &name])?;
         let fd = File::open(path_of(&name)).with_context(|| format!("opening namespace {name}"))?.into();
         let namespace = Self { inner: Arc::new(Inner { name, fd }) };
+        // Else each device's own IPv6 address becomes good a second later, and Chromium gives up what it is loading at that moment
+        // (ERR_NETWORK_CHANGED).
+        namespace.sysctl("ipv6/conf/default/accept_dad", "0")?;
         namespace.ip_batch("link set lo up\n")?;
         Ok(namespace)
     }

@@ -155,6 +155,7 @@ fn a_failover_by_hand_takes_every_client_along() -> Result<()> {
     let (mut held, server) = s4.spliced(&node)?;
     assert_eq!(server, 0);
 
+    wait_until(PATIENCE, "the replica has it", || s4.servers[1].cli(&["GET", "a"]).is_ok_and(|a| a.trim() == "1"))?;
     s4.servers[1].promote()?;
     s4.servers[2].replicate(&s4.servers[1])?;
     s4.servers[0].replicate(&s4.servers[1])?;
