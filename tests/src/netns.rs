@@ -95,6 +95,12 @@ impl Namespace {
         Ok(())
     }
 
+    /// Moves a device of the host's own namespace into this one, as `name`; at the end of this one it goes back.
+    pub fn take(&self, device: &str, name: &str) -> Result<()> {
+        ip(&["link", "set", device, "netns", self.name(), "name", name])?;
+        Ok(())
+    }
+
     /// A device's Ethernet address.
     pub fn mac(&self, device: &str) -> Result<[u8; 6]> {
         let line = self.run("ip", &["-oneline", "link", "show", device])?;

@@ -45,12 +45,13 @@ impl Guest {
 
 /// Load and attach, splice with hashes, kill -9; a kind of link. Then the longer ones: further links, adoption, detach, admission by XDP and
 /// by tc.
-const SCENARIOS: [&str; 12] = [
+const SCENARIOS: [&str; 13] = [
     "scenarios::s1_survival::download_completes_although_the_daemon_is_killed_in_its_middle",
     "scenarios::s1_links::vlans_carry_both_sides",
     "scenarios::s1_links::bond_carries_the_backends",
     "scenarios::s1_hosts::vrf::listener_in_a_vrf_is_served_in_the_kernel",
     "scenarios::s1_links::segments_that_a_device_gathers_in_a_list_are_translated_each",
+    "scenarios::s1_links::devices::device_that_merges_segments_for_good_relays_until_that_is_switched_off",
     "scenarios::s1_survival::restarted_daemon_adopts_the_connections_of_its_predecessor",
     "scenarios::s1_survival::detach_leaves_nothing_behind",
     "scenarios::s1_admission::one_source_that_connects_too_fast_does_not_keep_others_out",

@@ -19,7 +19,7 @@ use super::modules;
 pub(super) const PEERS: [&str; 7] = ["ip", "nginx", "curl", "openssl", "ethtool", "nft", "tc"];
 
 /// Devices, queueing, and the rules of a lab with connection tracking.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 15] = [
     "veth",
     "bridge",
     "8021q",
@@ -29,6 +29,7 @@ const MODULES: [&str; 14] = [
     "cls_bpf",
     "cls_u32",
     "tun",
+    "vmxnet3",
     "af_packet",
     "nf_tables",
     "nft_ct",

@@ -5,9 +5,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ingress_tests::guest;
 use ingress_tests::node::Node;
 use ingress_tests::require;
 use ingress_tests::s1::S1;
+use ingress_tests::skip::skip_on_this_kernel;
 use ingress_tests::wait::{PATIENCE, wait_until};
 use ingress_tests::wire::{Ending, ending};
 use serde_json::{Value, json};
@@ -103,6 +105,39 @@ fn container_that_starts_after_the_daemon_is_reached_in_the_kernel() -> Result<(
     let left: Vec<_> = pins.flat_map(|version| std::fs::read_dir(version.path())).flatten().flatten().collect();
     let links = left.iter().filter(|pin| pin.file_name().to_string_lossy().starts_with("link_")).count();
     assert_eq!(links, 4, "two for each NIC: {left:?}");
+    Ok(())
+}
+
+#[test]
+fn device_that_merges_segments_for_good_relays_until_that_is_switched_off() -> Result<()> {
+    require!("nginx", "curl", "ethtool");
+    let Some([ours, theirs]) = guest::nics()? else {
+        return skip_on_this_kernel("no NIC with large receive offload: the guests of `cargo xtask test vm` have them");
+    };
+    let s1 = lab(1)?;
+    let (proxy, backend) = (&s1.lab.proxy.ns, &s1.lab.backends[0]);
+    for (ns, nic, name, address) in
+        [(proxy, ours, "lro0", "10.6.0.1/24"), (&backend.ns, theirs, "direct0", "10.6.0.2/24")]
+    {
+        ns.take(&nic, name)?;
+        ns.ip_batch(&format!("addr add {address} dev {name}\nlink set {name} up\n"))?;
+    }
+    proxy.run("ethtool", &["-K", "lro0", "lro", "on"])?;
+    let web = nginx(&s1, backend)?;
+    let node = s1.node_with(config(&s1, "10.6.0.2:443".parse()?))?;
+    let advice = || -> Result<bool> {
+        let missing = node.status()?["kernel"]["missing"].to_string();
+        Ok(missing.contains("ethtool -K lro0 lro off"))
+    };
+    let counted = |what: &str| -> Result<Value> { Ok(node.status()?["connections"][what].clone()) };
+    assert!(advice()?, "{}", node.status()?["kernel"]);
+    s1.curl(NAME).get("/whoami")?;
+    assert_eq!(counted("relay_reasons")?, json!({ "device": 1 }));
+
+    proxy.run("ethtool", &["-K", "lro0", "lro", "off"])?;
+    wait_until(PATIENCE, "the daemon has heard of it", || advice().is_ok_and(|advice| !advice))?;
+    move_files(&s1.curl(NAME), &web)?;
+    assert_eq!(counted("handed_off_total")?, 2);
     Ok(())
 }
 
