@@ -230,7 +230,7 @@ impl Bench {
             // A router keeps nothing per connection.
             Peer::Direct => PerConnection::default(),
             Peer::Haproxy | Peer::HaproxySplice | Peer::Nginx | Peer::Envoy | Peer::Ingress => {
-                let mut stage = Stage::set(self, peer, None)?;
+                let mut stage = Stage::set_for_idle(self, peer)?;
                 let each = stage.idle(self)?;
                 // The connections still stand, so there are no log lines to count.
                 drop(stage);

@@ -34,13 +34,24 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn set(bench: &mut Bench, peer: Peer, way: Option<Way>) -> Result<Self> {
+        Self::with_backends(bench, peer, way, 1)
+    }
+
+    /// For [`Stage::idle`]: with backends for all these connections. Several programs share the CPUs worse than one does, which costs a
+    /// peer the more, the less it needs of them itself.
+    pub(super) fn set_for_idle(bench: &mut Bench, peer: Peer) -> Result<Self> {
+        let programs = bench.idle_connections(peer).div_ceil(bench.sockets_per_process);
+        Self::with_backends(bench, peer, None, programs)
+    }
+
+    fn with_backends(bench: &mut Bench, peer: Peer, way: Option<Way>, programs: usize) -> Result<Self> {
         check_interrupt()?;
         let topology = Topology::build(way)?;
         bench.turns += 1;
         let dir = bench.dir.path().join(format!("{}-{}", bench.turns, peer.name()));
         std::fs::create_dir(&dir)?;
         let connections = bench.idle_connections(peer);
-        let backends = start_backends(&topology, peer, &dir, connections.div_ceil(bench.sockets_per_process))?;
+        let backends = start_backends(&topology, peer, &dir, programs)?;
         let setting = Setting { topology: &topology, dir: &dir, threads: bench.results.threads, connections };
         let running = peer.start(&setting)?;
         let mut stage = Self { peer, running, backends, topology, dir, completed: 0 };
@@ -148,7 +159,7 @@ impl Stage {
     }
 }
 
-/// Backend programs that share the addresses among them, as many as the connections need.
+/// `programs` that share the addresses among them.
 fn start_backends(topology: &Topology, peer: Peer, dir: &Path, programs: usize) -> Result<Vec<Program>> {
     use clap::ValueEnum as _;
     let header = peer.header().to_possible_value().context("every header has a name")?;
