@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Bench {
-    /// TLS passthrough by SNI, beside its peers. Needs root; takes about 12 minutes.
+    /// TLS passthrough by SNI, beside its peers. Needs root; takes about 8 minutes.
     L4(L4Args),
     /// Routes: reloads and memory at 1,000 to 100,000 routes, and from a registration to its first connection. Needs root; takes
     /// half a minute.
