@@ -117,10 +117,6 @@ fn lists_are_translated(listener: SocketAddr, to: SocketAddr) -> Result<()> {
     let mut config = config(&s1, to);
     config["listeners"]["tls"] = json!({ "bind": [listener.to_string()] });
     let node = s1.node_with(config)?;
-    // The daemon hears of it.
-    for device in ["to_client", "to_backend"] {
-        proxy.run("ethtool", &["-K", device, "rx-gro-list", "on"])?;
-    }
     move_files(&Curl::new(client, listener, NAME, s1.ca()), &web)?;
     // With the other side's numbers, all but the first segment of each list would have to be sent again, by themselves.
     for (who, ns) in [("client", client), ("backend", &backend.ns)] {
@@ -281,7 +277,7 @@ fn interface(node: &Node, name: &str) -> Result<Value> {
 
 /// A VLAN on top of a device at either end.
 /// Joins a host and the proxy without a switch between, which would hand on each segment by itself. The host sends them one by one, the
-/// proxy's GRO merges them, and each has to be whole again where it leaves.
+/// proxy's GRO gathers them, and each has to be whole again where it leaves.
 fn cable(host: &Namespace, (proxy, device): (&Namespace, &str), network: u8) -> Result<()> {
     host.ip_batch(&format!("link add direct0 type veth peer name {device} netns {}\n", proxy.name()))?;
     for (ns, device, number) in [(proxy, device, 1), (host, "direct0", 2)] {
@@ -293,7 +289,7 @@ fn cable(host: &Namespace, (proxy, device): (&Namespace, &str), network: u8) -> 
     }
     let unsegmented = ["tso", "off", "gso", "off"];
     host.run("ethtool", &[&["-K", "direct0"], &unsegmented[..]].concat())?;
-    proxy.run("ethtool", &[&["-K", device, "gro", "on"], &unsegmented[..]].concat()).map(drop)
+    proxy.run("ethtool", &[&["-K", device, "gro", "on", "rx-gro-list", "on"], &unsegmented[..]].concat()).map(drop)
 }
 
 fn vlan(a: (&Namespace, &str, &str), b: (&Namespace, &str, &str), id: u16) -> Result<()> {
